@@ -138,6 +138,9 @@ export interface Isolator {
   usage?(id: ContainerId, signal: AbortSignal): Promise<Usage>;
   status?(id: ContainerId): IsolatorStatus;
 
+  /** Ids for which something is still held though their run is over: `cleanup` is due for them. */
+  pending?(): ReadonlySet<ContainerId>;
+
   /** Idempotent. Throws when something is left: it is called again later, until it succeeds. */
   cleanup(id: ContainerId, signal: AbortSignal): Promise<void>;
   /** Idempotent. The container's record goes after this; `cleanup` has succeeded before. */

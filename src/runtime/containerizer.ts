@@ -1,0 +1,402 @@
+/**
+ * The life of every container: an ordered list of isolators around a launcher, with durable state and recovery.
+ *
+ *   launch:  intent recorded -> prepare of all isolators at once -> launcher.create beside isolate of all isolators
+ *            -> launcher.start once every one succeeded -> startedAt recorded -> watched until it exits
+ *   any end: src/runtime/teardown.ts
+ *
+ * It knows nothing of networks, volumes, images or the OCI spec. One lane per container; kill alone goes past it.
+ */
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import { Serial } from '../serial.ts';
+import type { Store } from '../store.ts';
+import { concurrently } from './concurrently.ts';
+import {
+  type ContainerId,
+  type ContainerRecord,
+  type ContainerSpec,
+  type ContainerState,
+  type Exit,
+  stateOf,
+} from './container.ts';
+import { freshName } from './container-name.ts';
+import { ContainerTable } from './container-table.ts';
+import { mergeContributions } from './contribution.ts';
+import { ExitBoard } from './exit-board.ts';
+import type { Isolator, IsolatorStatus, Usage } from './isolator.ts';
+import { ExecutableError, type Launcher, type LogOptions, type OutputChunk } from './launcher.ts';
+import { recoverContainers } from './recovery.ts';
+import { validateSpec } from './spec-validation.ts';
+import { incomplete, Teardown } from './teardown.ts';
+
+export interface ContainerizerOptions {
+  readonly launcher: Launcher;
+  /** In list order; cleaned up in reverse. */
+  readonly isolators: readonly Isolator[];
+  readonly store: Store<ContainerRecord>;
+  /** This boot's id (src/process-identity.ts). */
+  readonly bootId: string;
+  readonly log: Logger;
+}
+
+/** A container as people see it. */
+export interface ContainerView {
+  readonly record: ContainerRecord;
+  readonly state: ContainerState;
+  readonly status: IsolatorStatus;
+}
+
+/** A container that was started. */
+export interface Launched {
+  readonly record: ContainerRecord;
+  /** Everything the run writes; present when asked for. */
+  readonly output?: AsyncIterable<OutputChunk>;
+}
+
+export class Containerizer {
+  readonly #launcher: Launcher;
+  readonly #isolators: readonly Isolator[];
+  readonly #table: ContainerTable;
+  readonly #teardown: Teardown;
+  readonly #bootId: string;
+  readonly #log: Logger;
+  readonly #lanes = new Serial();
+  readonly #board = new ExitBoard();
+  /** Launches and stops under way: a forced removal cuts them short. */
+  readonly #underWay = new Map<ContainerId, Set<AbortController>>();
+  readonly #closing = new AbortController();
+
+  constructor(options: ContainerizerOptions) {
+    this.#launcher = options.launcher;
+    this.#isolators = options.isolators;
+    this.#table = new ContainerTable(options.store);
+    this.#bootId = options.bootId;
+    this.#log = options.log.child({ component: 'containerizer' });
+    const { launcher, isolators } = options;
+    const shared = { lanes: this.#lanes, board: this.#board, log: this.#log };
+    this.#teardown = new Teardown({ launcher, isolators, table: this.#table, ...shared });
+  }
+
+  /**
+   * Finds every container again: running ones are watched, finished ones get their exit code, half-made ones and
+   * everything without a record is torn down. Due once, before any other call.
+   */
+  async recover(signal: AbortSignal): Promise<void> {
+    const running = await recoverContainers(
+      {
+        launcher: this.#launcher,
+        isolators: this.#isolators,
+        table: this.#table,
+        teardown: this.#teardown,
+        board: this.#board,
+        bootId: this.#bootId,
+        log: this.#log,
+      },
+      signal,
+    );
+    for (const id of running) this.#watch(id);
+  }
+
+  /**
+   * Records a container. `provisional`: it exists only if its launch succeeds. An empty name gets a fresh one.
+   * @throws {RuntimeError} INVALID_ARGUMENT or NOT_FOUND naming the field, ALREADY_EXISTS when the name is taken
+   */
+  create(spec: ContainerSpec, options: { readonly provisional: boolean }): ContainerRecord {
+    const name = spec.name === '' ? freshName((taken) => this.#table.hasName(taken)) : spec.name;
+    const valid = validateSpec({ ...spec, name });
+    this.#validate(valid);
+    const record = this.#table.create(valid, options.provisional);
+    this.#log.info({ containerId: record.id, name, to: 'created' }, 'container state changed');
+    return record;
+  }
+
+  /**
+   * Starts a container that is created or exited. With `attach` its output is open before user code runs.
+   * @throws {ExecutableError} when the command cannot be executed
+   * @throws {RuntimeError} FAILED_PRECONDITION when it runs; otherwise what made the launch fail, with all undone
+   */
+  async launch(ref: string, signal: AbortSignal, options: { readonly attach?: boolean } = {}): Promise<Launched> {
+    const { id } = this.#table.resolve(ref);
+    return this.#cancellable(id, signal, (joint) =>
+      this.#lanes.run(id, () => this.#launch(id, options.attach === true, joint), joint),
+    );
+  }
+
+  /**
+   * Ends a container: `signalName` first, SIGKILL after `timeoutMs`. Returns when no process is left and what it held
+   * was given back; a container that does not run is no error.
+   */
+  async stop(
+    ref: string,
+    options: { readonly signalName?: NodeJS.Signals; readonly timeoutMs: number },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { id } = this.#table.resolve(ref);
+    await this.#cancellable(id, signal, (joint) =>
+      this.#lanes.run(
+        id,
+        async () => {
+          const record = this.#table.get(id);
+          if (stateOf(record) !== 'running') return;
+          const exit = await this.#end(id, options.signalName ?? 'SIGTERM', options.timeoutMs, joint);
+          await this.#finish(id, exit);
+        },
+        joint,
+      ),
+    );
+  }
+
+  /** Signals a running container. @throws {RuntimeError} FAILED_PRECONDITION when it does not run */
+  async kill(ref: string, signalName: NodeJS.Signals, signal: AbortSignal): Promise<void> {
+    const record = this.#table.resolve(ref);
+    const state = stateOf(record);
+    if (state !== 'running') {
+      throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}, not running`);
+    }
+    await this.#launcher.kill(record.id, signalName, signal);
+  }
+
+  /**
+   * Removes a container and everything it has. `force` ends it first, whatever it does.
+   * @throws {RuntimeError} FAILED_PRECONDITION when it runs; UNAVAILABLE when something is left, which is tried again
+   */
+  async remove(ref: string, options: { readonly force: boolean }, signal: AbortSignal): Promise<void> {
+    const { id, spec } = this.#table.resolve(ref);
+    if (options.force) this.#interrupt(id, spec.name);
+    await this.#lanes.run(
+      id,
+      async () => {
+        const record = this.#table.find(id);
+        if (record === undefined) return;
+        const state = stateOf(record);
+        if (state === 'running' && !options.force) {
+          const advice = 'stop it first, or remove it by force';
+          throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}: ${advice}`);
+        }
+        this.#table.write({ ...record, removedAt: record.removedAt ?? now() });
+        if (record.run !== undefined && record.run.exit === undefined && record.run.startedAt !== undefined) {
+          await this.#finish(id, await this.#end(id, 'SIGKILL', 0, AbortSignal.timeout(60_000)));
+        } else {
+          await this.#teardown.release(id);
+        }
+        const left = this.#table.find(id);
+        if (left !== undefined) throw incomplete(left);
+      },
+      signal,
+    );
+  }
+
+  /**
+   * How the current run ends; at once when it has ended. For a container that has not run yet: its first run.
+   * @throws {RuntimeError} NOT_FOUND for unknown containers
+   */
+  async wait(ref: string, signal: AbortSignal): Promise<Exit> {
+    const remembered = this.#table.find(ref) === undefined ? this.#board.remembered(ref) : undefined;
+    if (remembered !== undefined) return remembered;
+    const record = this.#table.resolve(ref);
+    return record.run?.exit ?? this.#board.nextExit(record.id, this.#untilClosed(signal));
+  }
+
+  /** Settles when the container with this full id is gone. */
+  async removed(id: ContainerId, signal: AbortSignal): Promise<void> {
+    if (this.#table.find(id) !== undefined) await this.#board.removal(id, this.#untilClosed(signal));
+  }
+
+  /** Output of all runs. @throws {RuntimeError} NOT_FOUND */
+  async openLogs(ref: string, options: LogOptions, signal: AbortSignal): Promise<AsyncIterable<OutputChunk>> {
+    return this.#launcher.openLogs(this.#table.resolve(ref).id, options, this.#untilClosed(signal));
+  }
+
+  /** What a running container uses. @throws {RuntimeError} FAILED_PRECONDITION when it does not run */
+  async usage(ref: string, signal: AbortSignal): Promise<Usage> {
+    const record = this.#table.resolve(ref);
+    if (stateOf(record) !== 'running') {
+      throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${stateOf(record)}, not running`);
+    }
+    const parts = await Promise.all(this.#isolators.map((isolator) => isolator.usage?.(record.id, signal)));
+    return Object.assign({}, ...parts.filter((part) => part !== undefined));
+  }
+
+  get(ref: string): ContainerView {
+    return this.#view(this.#table.resolve(ref));
+  }
+
+  /** All containers, newest first. */
+  list(): ContainerView[] {
+    return this.#table.list().map((record) => this.#view(record));
+  }
+
+  /** Ends watching and waiting; containers go on running. */
+  async close(): Promise<void> {
+    this.#closing.abort(new RuntimeError('UNAVAILABLE', 'berthd is shutting down'));
+    this.#teardown.close();
+    await this.#lanes.drain();
+  }
+
+  #view(record: ContainerRecord): ContainerView {
+    const parts = this.#isolators.map((isolator) => isolator.status?.(record.id));
+    return {
+      record,
+      state: stateOf(record),
+      status: {
+        networks: parts.flatMap((part) => part?.networks ?? []),
+        volumes: parts.flatMap((part) => part?.volumes ?? []),
+      },
+    };
+  }
+
+  #validate(spec: ContainerSpec): void {
+    const draft: ContainerRecord = { id: '', spec, createdAt: now(), provisional: true, cleanupFailures: [] };
+    for (const isolator of this.#isolators) isolator.validate?.(draft);
+  }
+
+  async #launch(id: ContainerId, attach: boolean, signal: AbortSignal): Promise<Launched> {
+    const begunMs = performance.now();
+    const record = this.#table.get(id);
+    const state = stateOf(record);
+    if (state !== 'created' && state !== 'exited') {
+      throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}, it cannot be started`);
+    }
+    this.#table.write({ ...record, run: { launchedAt: now(), bootId: this.#bootId } });
+    try {
+      this.#validate(record.spec);
+      const output = await this.#make(this.#table.get(id), attach, signal);
+      this.#table.write({ ...this.#table.amendRun(id, { startedAt: now() }), provisional: false });
+      const durationMs = Math.round(performance.now() - begunMs);
+      this.#log.info({ containerId: id, from: state, to: 'running', durationMs }, 'container state changed');
+      this.#watch(id);
+      return { record: this.#table.get(id), ...(output === undefined ? {} : { output }) };
+    } catch (error) {
+      throw await this.#launchFailed(id, RuntimeError.from(error, `start container ${record.spec.name}`));
+    }
+  }
+
+  /** From the intent to running user code. Every step but the last can be undone without anyone noticing. */
+  async #make(
+    record: ContainerRecord,
+    attach: boolean,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<OutputChunk> | undefined> {
+    const { id } = record;
+    const contributions = await concurrently(
+      this.#isolators.map((isolator) => async (joint) => (await isolator.prepare?.(record, joint)) ?? {}),
+      signal,
+    );
+    this.#log.debug({ containerId: id, step: 'prepared' }, 'launch step');
+    const contribution = mergeContributions(contributions);
+    await concurrently<void>(
+      [
+        async (joint) => {
+          const init = await this.#launcher.create(id, contribution, joint);
+          this.#table.amendRun(id, { init });
+          this.#log.debug({ containerId: id, step: 'process created' }, 'launch step');
+        },
+        ...this.#isolators.map((isolator) => async (joint: AbortSignal) => isolator.isolate?.(record, joint)),
+      ],
+      signal,
+    );
+    this.#log.debug({ containerId: id, step: 'isolated' }, 'launch step');
+    const follow = { follow: true } as const;
+    const output = attach ? await this.#launcher.openLogs(id, follow, this.#closing.signal) : undefined;
+    await this.#launcher.start(id, signal);
+    this.#log.debug({ containerId: id, step: 'process started' }, 'launch step');
+    return output;
+  }
+
+  async #launchFailed(id: ContainerId, failure: RuntimeError): Promise<RuntimeError> {
+    this.#log.warn({ containerId: id, err: failure }, 'launch failed');
+    const code = failure instanceof ExecutableError ? failure.exitCode : 128;
+    const exit: Exit = { code, oomKilled: false, exitedAt: now() };
+    this.#table.amendRun(id, { launchError: failure.message, exit });
+    await this.#teardown.release(id);
+    this.#board.exited(id, exit);
+    return failure;
+  }
+
+  /** Follows a running container until it exits, and then gives everything back. */
+  #watch(id: ContainerId): void {
+    const { signal } = this.#closing;
+    const watching = async (): Promise<void> => {
+      const ended = new AbortController();
+      const limits = this.#watchLimits(id, AbortSignal.any([signal, ended.signal]));
+      try {
+        const exit = await this.#launcher.wait(id, signal);
+        await this.#lanes.run(id, () => this.#finish(id, exit));
+      } finally {
+        ended.abort();
+        await limits;
+      }
+    };
+    watching().catch((error: unknown) => {
+      if (!signal.aborted) this.#log.error({ containerId: id, err: error }, 'lost sight of a container');
+    });
+  }
+
+  async #watchLimits(id: ContainerId, signal: AbortSignal): Promise<void> {
+    await Promise.all(
+      this.#isolators.map(async (isolator) => {
+        if (isolator.watch === undefined) return;
+        try {
+          const limitation = await isolator.watch(id, signal);
+          this.#log.warn({ containerId: id, limitation }, 'container hit a limit');
+        } catch (error) {
+          if (!signal.aborted) this.#log.warn({ containerId: id, isolator: isolator.name, err: error }, 'watch failed');
+        }
+      }),
+    );
+  }
+
+  /** Records an exit once and releases the run. */
+  async #finish(id: ContainerId, exit: Exit): Promise<void> {
+    const record = this.#table.find(id);
+    if (record?.run === undefined || record.run.releasedAt !== undefined) return;
+    if (record.run.exit === undefined) {
+      this.#table.amendRun(id, { exit });
+      this.#log.info(
+        { containerId: id, from: 'running', to: 'stopping', exitCode: exit.code },
+        'container state changed',
+      );
+    }
+    this.#board.exited(id, record.run.exit ?? exit);
+    await this.#teardown.release(id);
+  }
+
+  /** Signals, waits, and after `timeoutMs` kills. Returns how the init process ended. */
+  async #end(id: ContainerId, signalName: NodeJS.Signals, timeoutMs: number, signal: AbortSignal): Promise<Exit> {
+    await this.#launcher.kill(id, signalName, signal);
+    try {
+      if (timeoutMs > 0)
+        return await this.#launcher.wait(id, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]));
+    } catch (error) {
+      if (RuntimeError.from(error, 'wait').code !== 'DEADLINE_EXCEEDED') throw error;
+    }
+    await this.#launcher.terminate(id, AbortSignal.timeout(60_000));
+    return this.#launcher.wait(id, AbortSignal.timeout(60_000));
+  }
+
+  async #cancellable<T>(id: ContainerId, signal: AbortSignal, work: (joint: AbortSignal) => Promise<T>): Promise<T> {
+    const own = new AbortController();
+    const group = this.#underWay.get(id) ?? new Set();
+    this.#underWay.set(id, group.add(own));
+    try {
+      return await work(AbortSignal.any([signal, own.signal]));
+    } finally {
+      group.delete(own);
+      if (group.size === 0) this.#underWay.delete(id);
+    }
+  }
+
+  #interrupt(id: ContainerId, name: string): void {
+    const reason = new RuntimeError('ABORTED', `container ${name} is being removed`);
+    for (const controller of this.#underWay.get(id) ?? []) controller.abort(reason);
+  }
+
+  #untilClosed(signal: AbortSignal): AbortSignal {
+    return AbortSignal.any([signal, this.#closing.signal]);
+  }
+}
+
+function now(): string {
+  return new Date().toISOString();
+}
