@@ -1,0 +1,191 @@
+/**
+ * Settings of berthd: flags over /etc/berth/berthd.toml (and berthd.toml.d/*.toml, in byte order) over defaults. The
+ * only place that reads argv. A key in a file has the name of its flag: `run = "/run/berth"`.
+ */
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { posix } from 'node:path';
+import { Command, Option } from 'commander';
+import { parse } from 'smol-toml';
+import { z } from 'zod';
+import { invalid, RuntimeError } from './errors.ts';
+
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;
+
+/** Settings of a daemon, all checked. */
+export interface Config {
+  /** Data that survives a reboot: database, images, writable layers, volumes, logs. */
+  readonly root: string;
+  /** Data that does not: sockets, namespaces, bundles. */
+  readonly run: string;
+  /** Path of the API's unix socket. */
+  readonly socketPath: string;
+  readonly cniConfDirs: readonly string[];
+  readonly cniBinDirs: readonly string[];
+  readonly csiPluginDir: string;
+  readonly csiConfDir: string;
+  /** Start and supervise the embedded driver local.csi.berth. */
+  readonly csiLocalDriver: boolean;
+  /** "auto", "crun", "runc", or the path of an OCI runtime. */
+  readonly runtime: string;
+  /** Name of Berth's cgroup in every hierarchy. */
+  readonly cgroupParent: string;
+  readonly logLevel: (typeof LOG_LEVELS)[number];
+}
+
+/** CNI configurations also lie directly in /etc/cni on some machines. */
+const DEFAULT_CNI_CONF_DIRS = ['/etc/cni/net.d', '/etc/cni'] as const;
+const DEFAULT_CNI_BIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'] as const;
+const DEFAULT_CONFIG_FILE = '/etc/berth/berthd.toml';
+const MAX_SOCKET_PATH_BYTES = 107;
+
+const settingsSchema = z.strictObject({
+  root: z.string(),
+  run: z.string(),
+  listen: z.string(),
+  'cni-conf-dir': z.array(z.string()).min(1),
+  'cni-bin-dir': z.array(z.string()).min(1),
+  'csi-plugin-dir': z.string(),
+  'csi-conf-dir': z.string(),
+  'csi-local-driver': z.boolean(),
+  runtime: z.string(),
+  'cgroup-parent': z.string(),
+  'log-level': z.enum(LOG_LEVELS),
+});
+type Settings = z.infer<typeof settingsSchema>;
+
+/**
+ * Reads flags and files.
+ * @throws {RuntimeError} INVALID_ARGUMENT naming the flag or the file and key
+ */
+export function readConfig(argv: readonly string[], version: string): Config {
+  const program = berthdCommand(version);
+  program.parse([...argv], { from: 'user' });
+  const flags = settingsOfFlags(program);
+  const file = program.getOptionValue('config');
+  const chosen = typeof file === 'string';
+  const fromFiles = readFiles(chosen ? file : DEFAULT_CONFIG_FILE, chosen);
+  return configOf({ ...fromFiles, ...flags });
+}
+
+function berthdCommand(version: string): Command {
+  const collect = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value];
+  return new Command('berthd')
+    .description(
+      'Runs containers with CNI networks and CSI volumes on this machine.\n\n' +
+        'Flags win over /etc/berth/berthd.toml and /etc/berth/berthd.toml.d/*.toml, which hold the same names\n' +
+        '(run = "/run/berth"). Containers go on running when berthd stops; a start finds them again.',
+    )
+    .version(version)
+    .option('--config <file>', `configuration file (default: ${DEFAULT_CONFIG_FILE})`)
+    .option('--root <dir>', 'data that survives a reboot (default: /var/lib/berth)')
+    .option('--run <dir>', 'data that does not: sockets, namespaces (default: /run/berth)')
+    .option('--listen <address>', 'unix socket of the API (default: unix://RUN/berthd.sock)')
+    .option(
+      '--cni-conf-dir <dir>',
+      `CNI configurations, repeatable (default: ${DEFAULT_CNI_CONF_DIRS.join(', ')})`,
+      collect,
+    )
+    .option('--cni-bin-dir <dir>', `CNI plugins, repeatable (default: ${DEFAULT_CNI_BIN_DIRS.join(', ')})`, collect)
+    .option('--csi-plugin-dir <dir>', 'CSI plugins register by a socket in here (default: RUN/csi)')
+    .option('--csi-conf-dir <dir>', 'CSI plugins registered by a file (default: /etc/berth/csi.d)')
+    .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
+    .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
+    .option('--cgroup-parent <name>', "name of Berth's cgroup (default: berth)")
+    .addOption(
+      new Option('--log-level <level>', 'how much is logged to stderr (default: info)').choices([...LOG_LEVELS]),
+    )
+    .allowExcessArguments(false)
+    .showHelpAfterError('Run berthd --help for what each flag takes.');
+}
+
+/** Flags that were given, under their file names; what was not given is absent. */
+function settingsOfFlags(program: Command): Partial<Record<keyof Settings, unknown>> {
+  const given = program.options.flatMap((option) => {
+    const key = option.attributeName();
+    if (program.getOptionValueSource(key) !== 'cli') return [];
+    const name = option.long?.replace(/^--(no-)?/, '') ?? '';
+    return name === 'config' || name === 'version' ? [] : [[name, program.getOptionValue(key)] as const];
+  });
+  return Object.fromEntries(given);
+}
+
+function readFiles(file: string, required: boolean): Partial<Record<keyof Settings, unknown>> {
+  const dropIns = globSync(`${file}.d/*.toml`).sort();
+  const files = required || existsSync(file) ? [file, ...dropIns] : dropIns;
+  return Object.assign({}, ...files.map(readFile));
+}
+
+function readFile(file: string): Record<string, unknown> {
+  try {
+    return parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new RuntimeError('INVALID_ARGUMENT', `configuration file ${file}: ${reason}`, { cause: error });
+  }
+}
+
+function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
+  const run = typeof given.run === 'string' ? given.run : '/run/berth';
+  const defaults: Settings = {
+    root: '/var/lib/berth',
+    run,
+    listen: `unix://${run}/berthd.sock`,
+    'cni-conf-dir': [...DEFAULT_CNI_CONF_DIRS],
+    'cni-bin-dir': [...DEFAULT_CNI_BIN_DIRS],
+    'csi-plugin-dir': `${run}/csi`,
+    'csi-conf-dir': '/etc/berth/csi.d',
+    'csi-local-driver': true,
+    runtime: 'auto',
+    'cgroup-parent': 'berth',
+    'log-level': 'info',
+  };
+  const parsed = settingsSchema.safeParse({ ...defaults, ...given });
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const key = issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : issue?.path.join('.');
+    throw invalid(String(key), issue?.message ?? 'not understood');
+  }
+  const settings = parsed.data;
+  return {
+    root: directory('root', settings.root),
+    run: directory('run', settings.run),
+    socketPath: socketPath(settings.listen),
+    cniConfDirs: settings['cni-conf-dir'].map((dir) => directory('cni-conf-dir', dir)),
+    cniBinDirs: settings['cni-bin-dir'].map((dir) => directory('cni-bin-dir', dir)),
+    csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
+    csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
+    csiLocalDriver: settings['csi-local-driver'],
+    runtime: settings.runtime,
+    cgroupParent: cgroupName(settings['cgroup-parent']),
+    logLevel: settings['log-level'],
+  };
+}
+
+/** An absolute directory in normal form. ":" separates directories in CNI_PATH and layers in overlay options, "," mount options. */
+function directory(flag: string, path: string): string {
+  if (!path.startsWith('/')) throw invalid(flag, `${JSON.stringify(path)} must be an absolute path`);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  if (/[\u0000-\u001f\u007f:,\\"]/.test(path)) {
+    throw invalid(flag, `${JSON.stringify(path)} has a character that paths of mounts cannot hold`);
+  }
+  const normal = posix.normalize(path).replace(/(.)\/$/, '$1');
+  if (normal === '/') throw invalid(flag, "the root directory is not Berth's to use");
+  return normal;
+}
+
+function socketPath(listen: string): string {
+  const match = /^unix:(?:\/\/)?(\/.+)$/.exec(listen);
+  if (match?.[1] === undefined) throw invalid('listen', `${JSON.stringify(listen)} must be unix:///path/of/socket`);
+  if (Buffer.byteLength(match[1]) > MAX_SOCKET_PATH_BYTES) {
+    throw invalid('listen', `the path is longer than ${MAX_SOCKET_PATH_BYTES} bytes, the most a socket can have`);
+  }
+  return directory('listen', match[1]);
+}
+
+/** One name, no path: nobody else's cgroup can be meant by accident. */
+function cgroupName(name: string): string {
+  if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$/.test(name)) {
+    throw invalid('cgroup-parent', `${JSON.stringify(name)} must be one name of letters, digits, "_", "." and "-"`);
+  }
+  return name;
+}
