@@ -42,9 +42,13 @@ export class RuntimeError extends Error {
   /**
    * The single entry for foreign errors. A RuntimeError passes unchanged; an abort becomes CANCELLED, a timeout
    * DEADLINE_EXCEEDED, a system error its nearest code, anything else `fallback`. The original stays as `cause`.
+   * An AbortError that Node made of a signal's reason gives way to that reason.
    */
   static from(error: unknown, message: string, fallback: Code = 'INTERNAL'): RuntimeError {
     if (error instanceof RuntimeError) return error;
+    if (error instanceof Error && error.name === 'AbortError' && error.cause instanceof Error) {
+      return RuntimeError.from(error.cause, message, 'CANCELLED');
+    }
     const reason = error instanceof Error ? error.message : String(error);
     return new RuntimeError(codeOf(error) ?? fallback, `${message}: ${reason}`, { cause: error });
   }

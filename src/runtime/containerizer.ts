@@ -365,11 +365,11 @@ export class Containerizer {
   /** Signals, waits, and after `timeoutMs` kills. Returns how the init process ended. */
   async #end(id: ContainerId, signalName: NodeJS.Signals, timeoutMs: number, signal: AbortSignal): Promise<Exit> {
     await this.#launcher.kill(id, signalName, signal);
+    const patience = AbortSignal.timeout(timeoutMs);
     try {
-      if (timeoutMs > 0)
-        return await this.#launcher.wait(id, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]));
+      if (timeoutMs > 0) return await this.#launcher.wait(id, AbortSignal.any([signal, patience]));
     } catch (error) {
-      if (RuntimeError.from(error, 'wait').code !== 'DEADLINE_EXCEEDED') throw error;
+      if (signal.aborted || !patience.aborted) throw error;
     }
     await this.#launcher.terminate(id, AbortSignal.timeout(60_000));
     return this.#launcher.wait(id, AbortSignal.timeout(60_000));
@@ -381,6 +381,8 @@ export class Containerizer {
     this.#underWay.set(id, group.add(own));
     try {
       return await work(AbortSignal.any([signal, own.signal]));
+    } catch (error) {
+      throw RuntimeError.from(error, `container ${id}`);
     } finally {
       group.delete(own);
       if (group.size === 0) this.#underWay.delete(id);
