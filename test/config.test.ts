@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { readConfig } from '../src/config.ts';
+import { RuntimeError } from '../src/errors.ts';
+import type { TestScope } from './support/cleanup.ts';
+import { tempDir } from './support/temp-dir.ts';
+
+/** A configuration file of its own, so that one of the host is never read. */
+async function fileWith(t: TestScope, text: string, dropIns: Readonly<Record<string, string>> = {}): Promise<string> {
+  const file = join(await tempDir(t), 'berthd.toml');
+  writeFileSync(file, text);
+  mkdirSync(`${file}.d`);
+  for (const [name, content] of Object.entries(dropIns)) writeFileSync(join(`${file}.d`, name), content);
+  return file;
+}
+
+function refused(argv: readonly string[]): RuntimeError {
+  try {
+    readConfig(argv, '1.0.0');
+  } catch (error) {
+    assert.ok(error instanceof RuntimeError, String(error));
+    return error;
+  }
+  assert.fail(`accepted ${argv.join(' ')}`);
+}
+
+describe('readConfig', () => {
+  test('has the documented defaults', async (t) => {
+    const config = readConfig(['--config', await fileWith(t, '')], '1.0.0');
+    assert.deepEqual(config, {
+      root: '/var/lib/berth',
+      run: '/run/berth',
+      socketPath: '/run/berth/berthd.sock',
+      cniConfDirs: ['/etc/cni/net.d', '/etc/cni'],
+      cniBinDirs: ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'],
+      csiPluginDir: '/run/berth/csi',
+      csiConfDir: '/etc/berth/csi.d',
+      csiLocalDriver: true,
+      runtime: 'auto',
+      cgroupParent: 'berth',
+      logLevel: 'info',
+    });
+  });
+
+  test('takes flags over drop-in files over the file', async (t) => {
+    const file = await fileWith(t, 'root = "/a"\nrun = "/b"\nruntime = "runc"\nlog-level = "warn"\n', {
+      '20-late.toml': 'run = "/late"\n',
+      '10-early.toml': 'run = "/early"\nruntime = "crun"\n',
+    });
+    const config = readConfig(['--config', file, '--log-level', 'debug'], '1.0.0');
+    assert.equal(config.root, '/a');
+    assert.equal(config.run, '/late');
+    assert.equal(config.runtime, 'crun');
+    assert.equal(config.logLevel, 'debug');
+  });
+
+  test('puts the socket and the plugin directory below the run directory', async (t) => {
+    const config = readConfig(['--config', await fileWith(t, ''), '--run', '/srv/run/'], '1.0.0');
+    assert.equal(config.run, '/srv/run');
+    assert.equal(config.socketPath, '/srv/run/berthd.sock');
+    assert.equal(config.csiPluginDir, '/srv/run/csi');
+  });
+
+  test('collects repeated directories and switches the local driver off', async (t) => {
+    const argv = [
+      '--config',
+      await fileWith(t, ''),
+      '--cni-conf-dir',
+      '/x',
+      '--cni-conf-dir',
+      '/y',
+      '--no-csi-local-driver',
+    ];
+    const config = readConfig(argv, '1.0.0');
+    assert.deepEqual(config.cniConfDirs, ['/x', '/y']);
+    assert.equal(config.csiLocalDriver, false);
+  });
+
+  const REFUSALS: readonly (readonly [argv: readonly string[], field: string])[] = [
+    [['--root', 'relative'], 'root'],
+    [['--root', '/'], 'root'],
+    [['--root', '/a/..'], 'root'],
+    [['--run', '/a:b'], 'run'],
+    [['--run', '/a\nb'], 'run'],
+    [['--root', '/a,b'], 'root'],
+    [['--root', ''], 'root'],
+    [['--listen', 'tcp://127.0.0.1:80'], 'listen'],
+    [['--listen', `unix:///${'x'.repeat(120)}`], 'listen'],
+    [['--cgroup-parent', '../other'], 'cgroup-parent'],
+    [['--cgroup-parent', '/'], 'cgroup-parent'],
+    [['--cgroup-parent', `${'x'.repeat(65)}`], 'cgroup-parent'],
+    [['--cgroup-parent', '-v'], 'cgroup-parent'],
+  ];
+  for (const [argv, field] of REFUSALS) {
+    test(`refuses ${JSON.stringify(argv).slice(0, 60)} and names the field`, async (t) => {
+      const error = refused(['--config', await fileWith(t, ''), ...argv]);
+      assert.equal(error.code, 'INVALID_ARGUMENT');
+      assert.match(error.message, new RegExp(`^${field}: `));
+    });
+  }
+
+  test('names an unknown key, a wrong type and the place of a syntax error in a file', async (t) => {
+    assert.match(refused(['--config', await fileWith(t, 'rooot = "/a"\n')]).message, /rooot/);
+    assert.match(refused(['--config', await fileWith(t, 'cni-conf-dir = "/a"\n')]).message, /^cni-conf-dir: /);
+    const file = await fileWith(t, 'root = \n');
+    assert.ok(refused(['--config', file]).message.includes(file));
+  });
+
+  test('refuses a configuration file that was named but is not there', () => {
+    assert.match(refused(['--config', '/nonexistent/berthd.toml']).message, /\/nonexistent\/berthd\.toml/);
+  });
+});
