@@ -167,7 +167,10 @@ describe('oracle', { skip: missing('root', 'ip', 'iptables', 'mount', 'losetup',
       start(t, 'tail', ['-f', join(scope.dir, 'log'), '/dev/null']),
     );
     assert.equal(snapshot(scope).process.length, 1);
-    assert.deepEqual(snapshot({ ...scope, ignoreProcesses: (line) => line.includes('/log') }).process, []);
+    const restarted = { ...scope, restartable: () => true };
+    assert.match(snapshot(restarted).process.join('\n'), /^tail: tail -f \S+\/log \/dev\/null$/);
+    await start(t, 'tail', ['-f', join(scope.dir, 'log'), '/dev/null']);
+    assert.match(snapshot(restarted).process.join('\n'), /^tail \(2\): /m);
   });
 
   test('finds a zombie', async (t) => {

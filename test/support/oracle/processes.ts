@@ -15,9 +15,15 @@ interface ProcessInfo {
 
 /** "conmon 1234: conmon --cid ..." for each live process that names our directories or ids or sits in our cgroup. */
 export function processes(scope: Scope): string[] {
+  const seen = new Map<string, number>();
   return all(scope)
-    .filter((info) => info.ours && info.state !== 'Z' && scope.ignoreProcesses?.(info.commandLine) !== true)
-    .map((info) => `${info.name} ${info.pid}: ${info.commandLine}`);
+    .filter((info) => info.ours && info.state !== 'Z')
+    .map(({ name, pid, commandLine }) => {
+      if (scope.restartable?.(commandLine) !== true) return `${name} ${pid}: ${commandLine}`;
+      const count = (seen.get(commandLine) ?? 0) + 1;
+      seen.set(commandLine, count);
+      return count === 1 ? `${name}: ${commandLine}` : `${name} (${count}): ${commandLine}`;
+    });
 }
 
 /** Dead processes that nobody reaped: of our cgroups, or children of ours. */

@@ -20,8 +20,11 @@ export interface Scope {
   readonly ids: ReadonlySet<string>;
   /** Files below `dirs` that are no leak whoever wrote them: image content, logs of the daemon. */
   readonly ignoreFiles?: (path: string) => boolean;
-  /** Processes that belong to the scope and may live: the daemon itself, plugins it supervises. Given command lines. */
-  readonly ignoreProcesses?: (commandLine: string) => boolean;
+  /**
+   * Command lines of processes that may be started anew: the daemon itself, plugins it supervises. They are named
+   * without their pid, and a second one of the same command line is another name.
+   */
+  readonly restartable?: (commandLine: string) => boolean;
 }
 
 /** True when `path` is one of the scope's directories or below one. */
