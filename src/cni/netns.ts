@@ -1,0 +1,89 @@
+/**
+ * Named network namespaces: one file for each container, DIR/ID, with the namespace bind-mounted on it. The mount keeps
+ * the namespace alive without any process, so it is there before the container's first process and until the last DEL.
+ * Only these files ever reach a plugin, never /proc/PID paths: a pid may be reused, a name may not.
+ *
+ * Making one takes one process: unshare mounts the namespace on the file and becomes a shell that refuses router
+ * advertisements for interfaces to come (a neighbour could reroute the container) and raises the loopback interface.
+ */
+import { closeSync, mkdirSync, openSync, readdirSync, statfsSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { RuntimeError, systemCode } from '../errors.ts';
+import { hostCommand } from '../host-command.ts';
+import { CNI_NAME, printable } from './protocol.ts';
+
+/** File system type of namespaces (NSFS_MAGIC of linux/magic.h). */
+const NSFS_MAGIC = 0x6e736673;
+/** A constant: nothing of a request ever becomes part of it. IPv6 may be switched off. */
+const SETUP = 'echo 0 2>/dev/null >/proc/sys/net/ipv6/conf/default/accept_ra; exec ip link set lo up';
+/** Mounts that can lie on one another at one file, at most, before something is badly wrong. */
+const MAX_STACKED = 8;
+
+/** The named namespaces of one daemon. */
+export class NetworkNamespaces {
+  readonly #dir: string;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** The absolute path of a namespace, whether it exists or not. @throws {RuntimeError} INVALID_ARGUMENT */
+  path(id: string): string {
+    if (!CNI_NAME.test(id)) {
+      throw new RuntimeError('INVALID_ARGUMENT', `namespace id ${JSON.stringify(printable(id))} is no plain name`);
+    }
+    return join(this.#dir, id);
+  }
+
+  /**
+   * Makes a namespace with its loopback interface up and returns its path. When it throws a part may be there: `remove`
+   * is due.
+   * @throws {RuntimeError} ALREADY_EXISTS when the name is taken
+   */
+  async create(id: string, signal: AbortSignal): Promise<string> {
+    const path = this.path(id);
+    mkdirSync(this.#dir, { recursive: true, mode: 0o711 });
+    try {
+      closeSync(openSync(path, 'wx', 0o600));
+    } catch (error) {
+      throw RuntimeError.from(error, `create network namespace ${path}`);
+    }
+    await hostCommand('unshare', [`--net=${path}`, '/bin/sh', '-c', SETUP], signal);
+    return path;
+  }
+
+  /** True when the name stands for a live namespace. */
+  exists(id: string): boolean {
+    try {
+      return statfsSync(this.path(id)).type === NSFS_MAGIC;
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return false;
+      throw RuntimeError.from(error, `look at network namespace ${id}`);
+    }
+  }
+
+  /** Takes a namespace away, whatever part of it is there. Idempotent. */
+  async remove(id: string, signal: AbortSignal): Promise<void> {
+    const path = this.path(id);
+    for (let mounts = 0; this.exists(id); mounts += 1) {
+      if (mounts === MAX_STACKED) throw new RuntimeError('INTERNAL', `network namespace ${path} does not go away`);
+      // Detached: a plugin that was killed may still hold the file for a moment.
+      await hostCommand('umount', ['-l', path], signal);
+    }
+    try {
+      unlinkSync(path);
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT') throw RuntimeError.from(error, `remove network namespace ${path}`);
+    }
+  }
+
+  /** Names of all files, live namespaces or remains. */
+  list(): string[] {
+    try {
+      return readdirSync(this.#dir).filter((name) => CNI_NAME.test(name));
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return [];
+      throw RuntimeError.from(error, `list network namespaces in ${this.#dir}`);
+    }
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The text of a configuration file to a network: `.conflist` files hold a list of plugins, `.conf` and `.json` files
+ * one plugin. Pure: files are somebody else's business. What a file says that Berth does not know is kept, the plugins
+ * may.
+ */
+import { z } from 'zod';
+import { RuntimeError } from '../errors.ts';
+import { chooseVersion } from './cni-version.ts';
+import type { ResolvedNetwork } from './network.ts';
+import { CNI_NAME, type JsonObject, jsonObject, printable } from './protocol.ts';
+
+/** A file's own words; plugins of a folder beside it may be added. */
+export interface ParsedNetwork extends ResolvedNetwork {
+  /** `*.conf` files of the folder named like the network belong to the chain. */
+  readonly takesFolder: boolean;
+}
+
+/** Names that mean something else where networks are named. */
+const RESERVED: ReadonlySet<string> = new Set(['none', 'host']);
+
+/** true, false, or the words as text, as libcni takes them. */
+const flag: z.ZodType<boolean> = z.union([
+  z.boolean(),
+  z
+    .string()
+    .regex(/^(true|false)$/i, 'expected true or false')
+    .transform((text) => text.toLowerCase() === 'true'),
+]);
+
+const networkName = z
+  .string()
+  .regex(CNI_NAME, `must match ${CNI_NAME.source}`)
+  .refine((name) => !RESERVED.has(name), 'is reserved');
+
+const pluginSchema: z.ZodType<JsonObject> = jsonObject.superRefine((plugin, context) => {
+  const checked = z
+    .object({
+      type: z.string().regex(CNI_NAME, 'is no plain plugin name'),
+      capabilities: z.record(z.string(), z.boolean()).optional(),
+      ipam: jsonObject.optional(),
+      dns: jsonObject.optional(),
+    })
+    .safeParse(plugin);
+  for (const issue of checked.error?.issues ?? []) {
+    context.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] });
+  }
+});
+
+const listSchema = z.object({
+  name: networkName,
+  cniVersion: z.string().default(''),
+  cniVersions: z.array(z.string()).default([]),
+  disableCheck: flag.default(false),
+  disableGC: flag.default(false),
+  loadOnlyInlinedPlugins: flag.default(false),
+  plugins: z.array(pluginSchema).optional(),
+});
+
+const singleSchema = z.object({
+  name: networkName,
+  cniVersion: z.string().default(''),
+  cniVersions: z.array(z.string()).default([]),
+});
+
+/**
+ * A `.conflist`. The chain may be empty as long as a folder can supply it.
+ * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ */
+export function parseNetworkList(text: string): ParsedNetwork {
+  const list = checked(listSchema, parseJson(text));
+  if (list.loadOnlyInlinedPlugins && list.plugins === undefined) throw unfit('plugins: missing');
+  return {
+    name: list.name,
+    cniVersion: version(list.cniVersion, list.cniVersions),
+    disableCheck: list.disableCheck,
+    disableGC: list.disableGC,
+    plugins: list.plugins ?? [],
+    takesFolder: !list.loadOnlyInlinedPlugins,
+  };
+}
+
+/**
+ * A `.conf` or `.json`: the form of versions before 1.0, taken as a list of one.
+ * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ */
+export function parseSingleNetwork(text: string): ParsedNetwork {
+  const value = parseJson(text);
+  if (Object.hasOwn(value, 'plugins')) throw unfit('it has "plugins": the file name must end in .conflist');
+  const single = checked(singleSchema, value);
+  return {
+    name: single.name,
+    cniVersion: version(single.cniVersion, single.cniVersions),
+    disableCheck: false,
+    disableGC: false,
+    plugins: [checked(pluginSchema, value)],
+    takesFolder: false,
+  };
+}
+
+/**
+ * One plugin object, as it stands in a plugin folder.
+ * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ */
+export function parsePlugin(text: string): JsonObject {
+  return checked(pluginSchema, parseJson(text));
+}
+
+/** JSON.parse says line and column of a mistake; a byte order mark or trailing text is one. */
+function parseJson(text: string): JsonObject {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw unfit(`not JSON: ${error instanceof Error ? printable(error.message) : 'unreadable'}`, error);
+  }
+  return checked(jsonObject, value);
+}
+
+function checked<T>(schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const reasons = result.error.issues.slice(0, 5).map((issue) => {
+    const place = issue.path.map(String).join('.');
+    return place === '' ? issue.message : `${printable(place)}: ${issue.message}`;
+  });
+  throw unfit(reasons.join('; '), result.error);
+}
+
+function version(cniVersion: string, cniVersions: readonly string[]): string {
+  try {
+    return chooseVersion(cniVersion, cniVersions);
+  } catch (error) {
+    throw unfit(error instanceof Error ? printable(error.message) : 'cniVersion', error);
+  }
+}
+
+function unfit(reason: string, cause?: unknown): RuntimeError {
+  return new RuntimeError('FAILED_PRECONDITION', reason, cause === undefined ? undefined : { cause });
+}

@@ -1,0 +1,245 @@
+/**
+ * Network configurations on disk. Directories are read in the order given, files in byte order of their names, and
+ * anew at every call: an attach uses what the disk says now. A bad file is listed with its reason and hides no other.
+ *
+ *   DIR/10-name.conflist      a chain of plugins
+ *   DIR/NAME/*.conf           more plugins for the chain of network NAME
+ *   DIR/20-name.conf, .json   a single plugin
+ *
+ * When no directory holds any of these, the ones that come with Berth are used. The first usable network is the
+ * default one. Of two files with one name the first `.conflist` counts, then the first of the others.
+ */
+import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { extname, join } from 'node:path';
+import type { Logger } from 'pino';
+import { RuntimeError, systemCode } from '../errors.ts';
+import { executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
+import { type ParsedNetwork, parseNetworkList, parsePlugin, parseSingleNetwork } from './network-config-parser.ts';
+import type { PluginPath } from './plugin-path.ts';
+
+/**
+ * ready: can be attached to. missing-plugin: an executable is not there or must not be run. invalid: the file does not
+ * parse. shadowed: another file has the same name and comes first.
+ */
+export type NetworkState = 'ready' | 'missing-plugin' | 'invalid' | 'shadowed';
+
+/** One configuration file, for lists. */
+export interface NetworkSummary {
+  /** Empty when the file does not tell. */
+  readonly name: string;
+  readonly file: string;
+  /** Empty when the file does not parse. */
+  readonly cniVersion: string;
+  /** Plugin names in order of ADD. */
+  readonly plugins: readonly string[];
+  readonly state: NetworkState;
+  /** Why it is not ready; empty when it is. */
+  readonly reason: string;
+  readonly isDefault: boolean;
+}
+
+/** Options of {@link NetworkConfigs}. */
+export interface NetworkConfigsOptions {
+  readonly confDirs: readonly string[];
+  /** Used when no directory of `confDirs` holds a configuration: `cni-conf` of the installation. */
+  readonly fallbackDir: string;
+  readonly plugins: PluginPath;
+  readonly log?: Logger;
+}
+
+const LIST = '.conflist';
+const EXTENSIONS: ReadonlySet<string> = new Set([LIST, '.conf', '.json']);
+const MAX_FILE_BYTES = 1024 * 1024;
+
+interface Entry {
+  readonly file: string;
+  readonly network?: ResolvedNetwork;
+  readonly state: NetworkState;
+  readonly reason: string;
+}
+
+/** The networks of this host, as the disk has them now. */
+export class NetworkConfigs {
+  readonly #confDirs: readonly string[];
+  readonly #fallbackDir: string;
+  readonly #plugins: PluginPath;
+  readonly #log: Logger | undefined;
+
+  constructor(options: NetworkConfigsOptions) {
+    this.#confDirs = options.confDirs;
+    this.#fallbackDir = options.fallbackDir;
+    this.#plugins = options.plugins;
+    this.#log = options.log?.child({ component: 'cni' });
+  }
+
+  /** Every configuration file, good or bad, in order of search. */
+  list(): NetworkSummary[] {
+    const entries = this.#entries();
+    const first = entries.find((entry) => entry.state === 'ready');
+    return entries.map((entry) => summary(entry, entry === first));
+  }
+
+  /**
+   * The network of this name, from the disk.
+   * @throws {RuntimeError} NOT_FOUND when no file has the name, FAILED_PRECONDITION when it cannot be used
+   */
+  load(name: string): ResolvedNetwork {
+    const entries = this.#entries();
+    const entry = entries.find((other) => other.network?.name === name && other.state !== 'shadowed');
+    if (entry?.network === undefined) {
+      const names = entries.flatMap((other) => (other.state === 'ready' ? [other.network?.name] : []));
+      const bad = entries.filter((other) => other.state === 'invalid').map((other) => other.file);
+      throw new RuntimeError(
+        'NOT_FOUND',
+        `network: ${JSON.stringify(name)} is unknown; known are: ${names.join(', ') || 'none'}${
+          bad.length === 0 ? '' : `; unreadable: ${bad.join(', ')}`
+        }`,
+      );
+    }
+    if (entry.state !== 'ready') {
+      throw new RuntimeError('FAILED_PRECONDITION', `network: ${name} (${entry.file}) cannot be used: ${entry.reason}`);
+    }
+    return entry.network;
+  }
+
+  /** A network's file, state and configuration, whether it can be used or not. @throws {RuntimeError} NOT_FOUND */
+  inspect(name: string): { readonly summary: NetworkSummary; readonly config: ResolvedNetwork } {
+    const entries = this.#entries();
+    const first = entries.find((entry) => entry.state === 'ready');
+    const entry = entries.find((other) => other.network?.name === name && other.state !== 'shadowed');
+    if (entry?.network === undefined) {
+      throw new RuntimeError('NOT_FOUND', `network: ${JSON.stringify(name)} is unknown`);
+    }
+    return { summary: summary(entry, entry === first), config: entry.network };
+  }
+
+  /**
+   * The first network that can be used.
+   * @throws {RuntimeError} FAILED_PRECONDITION when there is none
+   */
+  defaultNetworkName(): string {
+    const entries = this.#entries();
+    const name = entries.find((entry) => entry.state === 'ready')?.network?.name;
+    if (name !== undefined) return name;
+    const reasons = entries.map((entry) => `${entry.file}: ${entry.reason}`);
+    throw new RuntimeError('FAILED_PRECONDITION', `network: no usable configuration (${reasons.join('; ') || 'none'})`);
+  }
+
+  /** The directories the configurations come from now: those given, or the one that comes with Berth. */
+  directories(): readonly string[] {
+    return this.#files().length === 0 ? [this.#fallbackDir] : this.#confDirs;
+  }
+
+  #entries(): Entry[] {
+    const given = this.#files();
+    const files = given.length === 0 ? configFiles(this.#fallbackDir, this.#log) : given;
+    const entries = files.map(({ dir, name }) => this.#read(dir, name));
+    return entries.map((entry) => shadowed(entry, entries));
+  }
+
+  #files(): ConfigFile[] {
+    return this.#confDirs.flatMap((dir) => configFiles(dir, this.#log));
+  }
+
+  #read(dir: string, name: string): Entry {
+    const file = join(dir, name);
+    try {
+      const text = readRegularFile(file);
+      const parsed = extname(name) === LIST ? parseNetworkList(text) : parseSingleNetwork(text);
+      const network = withFolder(parsed, dir);
+      const missing = this.#missingPlugins(network);
+      if (missing === '') return { file, network, state: 'ready', reason: '' };
+      return { file, network, state: 'missing-plugin', reason: missing };
+    } catch (error) {
+      return { file, state: 'invalid', reason: RuntimeError.from(error, 'read').message };
+    }
+  }
+
+  #missingPlugins(network: ResolvedNetwork): string {
+    const reasons = network.plugins.flatMap(executablesOf).flatMap((type) => {
+      try {
+        this.#plugins.find(type);
+        return [];
+      } catch (error) {
+        return [RuntimeError.from(error, `find CNI plugin ${type}`).message];
+      }
+    });
+    return [...new Set(reasons)].join('; ');
+  }
+}
+
+interface ConfigFile {
+  readonly dir: string;
+  readonly name: string;
+}
+
+function configFiles(dir: string, log: Logger | undefined): ConfigFile[] {
+  try {
+    return sortedNames(dir)
+      .filter((name) => EXTENSIONS.has(extname(name)))
+      .map((name) => ({ dir, name }));
+  } catch (error) {
+    log?.warn({ err: error, dir }, 'network configuration directory cannot be read');
+    return [];
+  }
+}
+
+/** Names in byte order, whatever the locale; none when there is no such directory. */
+function sortedNames(dir: string): string[] {
+  try {
+    return readdirSync(dir).sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return [];
+    throw error;
+  }
+}
+
+/** The text of a file; what is no regular file could block the daemon or never end. */
+function readRegularFile(file: string): string {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) throw new RuntimeError('FAILED_PRECONDITION', 'not a regular file');
+    if (stats.size > MAX_FILE_BYTES)
+      throw new RuntimeError('FAILED_PRECONDITION', `longer than ${MAX_FILE_BYTES} bytes`);
+    return readFileSync(fd, 'utf8');
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function withFolder(parsed: ParsedNetwork, dir: string): ResolvedNetwork {
+  const { takesFolder, ...network } = parsed;
+  const folder = join(dir, network.name);
+  const names = takesFolder ? sortedNames(folder).filter((name) => extname(name) === '.conf') : [];
+  const added = names.map((name) => {
+    try {
+      return parsePlugin(readRegularFile(join(folder, name)));
+    } catch (error) {
+      const { code, message } = RuntimeError.from(error, 'read');
+      throw new RuntimeError(code, `${join(folder, name)}: ${message}`, { cause: error });
+    }
+  });
+  const plugins = [...network.plugins, ...added];
+  if (plugins.length === 0) throw new RuntimeError('FAILED_PRECONDITION', 'plugins: the chain is empty');
+  return { ...network, plugins };
+}
+
+function shadowed(entry: Entry, all: readonly Entry[]): Entry {
+  const rivals = all.filter((other) => other.network !== undefined && other.network.name === entry.network?.name);
+  const winner = rivals.find((other) => extname(other.file) === LIST) ?? rivals[0];
+  if (winner === undefined || winner === entry) return entry;
+  return { ...entry, state: 'shadowed', reason: `${winner.file} has the same name and comes first` };
+}
+
+function summary(entry: Entry, isDefault: boolean): NetworkSummary {
+  return {
+    name: entry.network?.name ?? '',
+    file: entry.file,
+    cniVersion: entry.network?.cniVersion ?? '',
+    plugins: (entry.network?.plugins ?? []).map(typeOf),
+    state: entry.state,
+    reason: entry.reason,
+    isDefault,
+  };
+}

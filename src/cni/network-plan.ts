@@ -1,0 +1,98 @@
+/**
+ * From a request to the attachments it takes: which networks, under which interface names, with which capability
+ * arguments. Everything that can be refused is refused here, before anything is recorded or done. Has no effects.
+ */
+import { isIP } from 'node:net';
+import { invalid, RuntimeError } from '../errors.ts';
+import type { ContainerSpec, PortMapping } from '../runtime/container.ts';
+import { hasCapability, type ResolvedNetwork } from './network.ts';
+import type { NetworkConfigs } from './network-config.ts';
+import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
+import type { JsonObject } from './protocol.ts';
+
+const PORT_MAPPINGS = 'portMappings';
+const PROTOCOLS: ReadonlySet<string> = new Set(['tcp', 'udp', 'sctp']);
+
+/** What a run of a container wants of the network. */
+export type NetworkPlan = Pick<NetworkRecord, 'mode' | 'attachments'>;
+
+/**
+ * The plan for a request. Port mappings go to the first network that can serve them: given to two, the rules of the
+ * second would never see a packet.
+ * @throws {RuntimeError} INVALID_ARGUMENT, NOT_FOUND or FAILED_PRECONDITION naming the field
+ */
+export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs): NetworkPlan {
+  const { network: wanted, ports } = spec;
+  if (wanted === 'none' || wanted === 'host') {
+    if (ports.length > 0) throw invalid('publish', `port mappings need a network, not "${wanted}"`);
+    return { mode: wanted, attachments: [] };
+  }
+  if (new Set(wanted).size < wanted.length) throw invalid('network', 'a network is named twice');
+  const networks = wanted.map((name) => configs.load(name));
+  const server = networks.findIndex((network) => hasCapability(network, PORT_MAPPINGS));
+  if (ports.length > 0 && server < 0) {
+    const text = `no plugin of ${wanted.join(', ') || 'no network'} declares the capability ${PORT_MAPPINGS}`;
+    throw invalid('publish', `${text}: add portmap to the chain`);
+  }
+  const mappings = ports.map(portMapping);
+  const attachments = networks.map((network, index) =>
+    planned(network, index, index === server && mappings.length > 0 ? { [PORT_MAPPINGS]: mappings } : {}),
+  );
+  return { mode: 'networks', attachments };
+}
+
+function planned(network: ResolvedNetwork, index: number, capabilityArgs: JsonObject): RecordedAttachment {
+  return { network, interfaceName: `eth${index}`, args: [], capabilityArgs, state: 'planned' };
+}
+
+/** A mapping in the words of the capability (CNI conventions, "portMappings"). */
+interface CapabilityPort {
+  readonly hostPort: number;
+  readonly containerPort: number;
+  readonly protocol: string;
+  readonly hostIP?: string;
+}
+
+function portMapping({ hostPort, containerPort, protocol, hostIp }: PortMapping): CapabilityPort {
+  if (!PROTOCOLS.has(protocol)) throw invalid('publish', `${JSON.stringify(protocol)} is not tcp, udp or sctp`);
+  if (hostIp === undefined) return { hostPort, containerPort, protocol };
+  if (isIP(hostIp) === 0) throw invalid('publish', `${JSON.stringify(hostIp)} is no IP address`);
+  return { hostPort, containerPort, protocol, hostIP: hostIp };
+}
+
+/**
+ * Refuses ports of the host that another container holds: its rules come first, ours would never see a packet.
+ * @param taken records of other containers, by container id
+ * @throws {RuntimeError} FAILED_PRECONDITION naming port and holder
+ */
+export function refuseTakenPorts(plan: NetworkPlan, taken: Iterable<readonly [string, NetworkPlan]>): void {
+  const wanted = plan.attachments.flatMap(portsOf);
+  if (wanted.length === 0) return;
+  for (const [id, other] of taken) {
+    for (const held of other.attachments.flatMap(portsOf)) {
+      const rival = wanted.find((port) => collide(port, held));
+      if (rival === undefined) continue;
+      const what = `host port ${rival.hostPort}/${rival.protocol}`;
+      throw new RuntimeError('FAILED_PRECONDITION', `publish: ${what} is held by container ${id}`);
+    }
+  }
+}
+
+function collide(one: CapabilityPort, other: CapabilityPort): boolean {
+  if (one.hostPort !== other.hostPort || one.protocol !== other.protocol) return false;
+  const everywhere = isUnspecified(one.hostIP) || isUnspecified(other.hostIP);
+  return everywhere || one.hostIP === other.hostIP;
+}
+
+function isUnspecified(address: string | undefined): boolean {
+  return address === undefined || address === '0.0.0.0' || address === '::';
+}
+
+function portsOf({ capabilityArgs }: RecordedAttachment): readonly CapabilityPort[] {
+  const ports = capabilityArgs[PORT_MAPPINGS];
+  return Array.isArray(ports) ? ports.filter(isCapabilityPort) : [];
+}
+
+function isCapabilityPort(value: unknown): value is CapabilityPort {
+  return typeof value === 'object' && value !== null && 'hostPort' in value && 'protocol' in value;
+}

@@ -1,0 +1,84 @@
+/**
+ * Where plugin executables are: the directories of CNI_PATH. A configuration names a plugin by a plain name; what is
+ * run under that name is a regular, executable file that lies inside one of the directories, belongs to root and is
+ * writable by nobody else, so that whoever can write a configuration cannot choose any other program of the host.
+ */
+import { realpathSync, type Stats, statSync } from 'node:fs';
+import { delimiter, dirname, join, sep } from 'node:path';
+import { RuntimeError, systemCode } from '../errors.ts';
+import { CNI_NAME, printable } from './protocol.ts';
+
+/** The plugin directories of a daemon, in order of search. */
+export class PluginPath {
+  readonly #binDirs: readonly string[];
+
+  constructor(binDirs: readonly string[]) {
+    this.#binDirs = binDirs;
+  }
+
+  /** The value of CNI_PATH. */
+  get value(): string {
+    return this.#binDirs.join(delimiter);
+  }
+
+  /**
+   * The absolute path of a plugin's executable, looked up anew at each call.
+   * @throws {RuntimeError} INVALID_ARGUMENT when the name is none, NOT_FOUND when no directory has it,
+   * PERMISSION_DENIED when what is there must not be run
+   */
+  find(type: string): string {
+    if (!CNI_NAME.test(type)) {
+      throw new RuntimeError('INVALID_ARGUMENT', `plugin type ${JSON.stringify(printable(type))} is no plain name`);
+    }
+    for (const dir of this.#binDirs) {
+      const path = join(dir, type);
+      const stats = statOf(path);
+      if (stats === undefined || stats.isDirectory()) continue;
+      this.#refuseUnsafe(path, stats);
+      return path;
+    }
+    throw new RuntimeError('NOT_FOUND', `CNI plugin ${type} is not in ${this.#binDirs.join(', ') || 'any directory'}`);
+  }
+
+  #refuseUnsafe(path: string, stats: Stats): void {
+    const reason = this.#unsafe(path, stats);
+    if (reason !== undefined) throw new RuntimeError('PERMISSION_DENIED', `CNI plugin ${path} ${reason}`);
+  }
+
+  #unsafe(path: string, stats: Stats): string | undefined {
+    if (!stats.isFile()) return 'is not a regular file';
+    if (!isOwn(stats)) return `belongs to uid ${stats.uid}, not to root`;
+    if ((stats.mode & 0o002) !== 0) return 'can be written by everybody';
+    if ((stats.mode & 0o111) === 0) return 'is not executable';
+    const target = realpathSync.native(path);
+    const home = this.#binDirs.some((dir) => target.startsWith(`${realDir(dir)}${sep}`));
+    if (!home) return `leads out of the plugin directories, to ${target}`;
+    const directory = statSync(dirname(target));
+    if (!isOwn(directory) || (directory.mode & 0o002) !== 0) return 'lies in a directory that others can write';
+    return undefined;
+  }
+}
+
+/** Root's, or of whoever runs the daemon. */
+function isOwn(stats: Stats): boolean {
+  return stats.uid === 0 || stats.uid === process.getuid?.();
+}
+
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw RuntimeError.from(error, `look up CNI plugin ${path}`);
+  }
+}
+
+function realDir(dir: string): string {
+  try {
+    return realpathSync.native(dir);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return dir;
+    throw RuntimeError.from(error, `resolve plugin directory ${dir}`);
+  }
+}

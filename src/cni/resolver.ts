@@ -1,0 +1,111 @@
+/**
+ * Text of a container's resolv.conf: what its networks say, else what the host uses. Everything that comes from a
+ * plugin or a file is checked word by word, since a line feed in one of them would be a line of the file. Pure, but for
+ * reading the host's own file.
+ */
+import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { RuntimeError, systemCode } from '../errors.ts';
+import { type CniDns, printable } from './protocol.ts';
+
+/** Settings of a resolver (resolv.conf(5)). */
+export interface Dns {
+  readonly nameservers: readonly string[];
+  readonly search: readonly string[];
+  readonly options: readonly string[];
+}
+
+/** The host's own file, and the one of systemd-resolved that names real servers where the first has its stub only. */
+const HOST_FILES = ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'] as const;
+/** Programs use no more (MAXNS of resolv.h). */
+const MAX_NAMESERVERS = 3;
+const MAX_WORDS = 32;
+const DOMAIN = /^(?=.{1,254}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?$|^\.$/;
+const OPTION = /^[A-Za-z0-9][A-Za-z0-9_:.-]{0,63}$/;
+
+const NONE: Dns = { nameservers: [], search: [], options: [] };
+
+/**
+ * The settings a container gets. Networks count in their order, each value once; when no network names a server, all
+ * of it comes from the host, less servers on a loopback address, which are not to be reached from a namespace.
+ * @throws {RuntimeError} INVALID_ARGUMENT when a network's settings hold anything but addresses and names
+ */
+export function mergeDns(networks: readonly CniDns[], host: Dns): Dns {
+  const given = networks.map(checkedDns);
+  const merged: Dns = {
+    nameservers: distinct(given.flatMap((dns) => dns.nameservers)).slice(0, MAX_NAMESERVERS),
+    search: distinct(given.flatMap((dns) => dns.search)),
+    options: distinct(given.flatMap((dns) => dns.options)),
+  };
+  if (merged.nameservers.length > 0) return merged;
+  return {
+    nameservers: host.nameservers.filter((server) => !isLoopback(server)).slice(0, MAX_NAMESERVERS),
+    search: merged.search.length > 0 ? merged.search : host.search,
+    options: merged.options.length > 0 ? merged.options : host.options,
+  };
+}
+
+/** The lines of a resolv.conf. */
+export function resolvConf(dns: Dns): string {
+  const lines = [
+    ...dns.nameservers.map((server) => `nameserver ${server}`),
+    ...(dns.search.length === 0 ? [] : [`search ${dns.search.join(' ')}`]),
+    ...(dns.options.length === 0 ? [] : [`options ${dns.options.join(' ')}`]),
+  ];
+  return lines.length === 0 ? '# no network of this container names a server\n' : `${lines.join('\n')}\n`;
+}
+
+/** What the host resolves with now. */
+export function hostDns(files: readonly string[] = HOST_FILES): Dns {
+  const found = files.map((file) => parseResolvConf(textOf(file)));
+  return found.find((dns) => dns.nameservers.some((server) => !isLoopback(server))) ?? found[0] ?? NONE;
+}
+
+/** Reads a resolv.conf; words that make no sense are left out, as a resolver would. */
+export function parseResolvConf(text: string): Dns {
+  const lines = text.split('\n').map((line) => line.trim().split(/\s+/));
+  const of = (...keys: string[]) => lines.filter(([key]) => keys.includes(key ?? '')).map(([, ...words]) => words);
+  const search = of('search', 'domain').at(-1) ?? [];
+  return {
+    nameservers: of('nameserver').flatMap(([server = '']) => (isIP(server) === 0 ? [] : [server])),
+    search: search.filter((domain) => DOMAIN.test(domain)),
+    options: of('options')
+      .flat()
+      .filter((option) => OPTION.test(option)),
+  };
+}
+
+function checkedDns(dns: CniDns): Dns {
+  const domain = dns.domain == null || dns.domain === '' ? [] : [dns.domain];
+  return {
+    nameservers: checked('nameserver', dns.nameservers ?? [], (server) => isIP(server) !== 0),
+    search: checked('search domain', [...domain, ...(dns.search ?? [])], (word) => DOMAIN.test(word)),
+    options: checked('option', dns.options ?? [], (option) => OPTION.test(option)),
+  };
+}
+
+function checked(what: string, words: readonly string[], fits: (word: string) => boolean): readonly string[] {
+  if (words.length > MAX_WORDS) throw new RuntimeError('INVALID_ARGUMENT', `dns: more than ${MAX_WORDS} ${what}s`);
+  const bad = words.find((word) => !fits(word));
+  if (bad !== undefined) {
+    throw new RuntimeError('INVALID_ARGUMENT', `dns: ${JSON.stringify(printable(bad).slice(0, 80))} is no ${what}`);
+  }
+  return words;
+}
+
+function isLoopback(server: string): boolean {
+  return server.startsWith('127.') || server === '::1' || server === '0.0.0.0' || server === '::';
+}
+
+function distinct(words: readonly string[]): string[] {
+  return [...new Set(words)];
+}
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return '';
+    throw RuntimeError.from(error, `read ${file}`);
+  }
+}
