@@ -1,0 +1,191 @@
+/**
+ * One CSI socket and the calls over it. Owns the connection, deadlines, cancellation and what of a call reaches the log.
+ * It repeats nothing and knows no volume: a failure is a CsiError with the plugin's own code, and what it means for the
+ * volume is for the caller to judge (a call that timed out has an unknown outcome).
+ */
+import { Client, connectivityState, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { MethodDefinition } from '@grpc/proto-loader';
+import type { Logger } from 'pino';
+import { type Code, invalid } from '../errors.ts';
+import { codeOfStatus } from '../status.ts';
+import { adviceFor } from './error-reactions.ts';
+import { type Csi, CsiError, type Request, type Response, type Rpc, type StringMap } from './protocol.ts';
+import { redacted, withoutSecrets } from './redaction.ts';
+
+/** Longest answer taken. The longest lawful one is some 10 KiB; a hostile one of megabytes would stall the daemon. */
+const MAX_RESPONSE_BYTES = 256 * 1024;
+/** Room in sockaddr_un; Node cuts longer paths without a word. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/** Longest time a call may take. Volumes may have to be made, formatted or attached by slow machinery. */
+const DEADLINES_MS: Readonly<Record<Rpc, number>> = {
+  GetPluginInfo: 10_000,
+  GetPluginCapabilities: 10_000,
+  Probe: 10_000,
+  ControllerGetCapabilities: 10_000,
+  NodeGetCapabilities: 10_000,
+  NodeGetInfo: 10_000,
+  CreateVolume: 120_000,
+  DeleteVolume: 120_000,
+  ControllerPublishVolume: 120_000,
+  ControllerUnpublishVolume: 120_000,
+  NodeStageVolume: 120_000,
+  NodeUnstageVolume: 60_000,
+  NodePublishVolume: 60_000,
+  NodeUnpublishVolume: 60_000,
+};
+
+export interface CsiClientOptions {
+  readonly csi: Csi;
+  /** Absolute path of the plugin's socket. */
+  readonly socketPath: string;
+  readonly log: Logger;
+  /** One deadline for all calls instead of the ones of each call. */
+  readonly deadlineMs?: number | undefined;
+}
+
+/** Calls over one socket. Connects when first used and again after the plugin went away. */
+export class CsiClient {
+  readonly socketPath: string;
+  readonly #options: CsiClientOptions;
+  readonly #client: Client;
+  #plugin: string;
+  #closed = false;
+
+  /** @throws {RuntimeError} INVALID_ARGUMENT when the path is too long for a socket */
+  constructor(options: CsiClientOptions) {
+    const { socketPath } = options;
+    if (Buffer.byteLength(socketPath) > MAX_SOCKET_PATH_BYTES) {
+      throw invalid('socket', `${socketPath} has more than ${MAX_SOCKET_PATH_BYTES} bytes`);
+    }
+    this.#options = options;
+    this.socketPath = socketPath;
+    this.#plugin = socketPath;
+    this.#client = new Client(`unix://${socketPath}`, credentials.createInsecure(), {
+      // Servers refuse the escaped socket path that would be sent otherwise.
+      'grpc.default_authority': 'localhost',
+      'grpc.max_receive_message_length': MAX_RESPONSE_BYTES,
+      // A call is repeated by its owner or not at all.
+      'grpc.enable_retries': 0,
+      'grpc.service_config_disable_resolution': 1,
+      // A plugin that comes back is found soon, and no other client's failure holds this one up.
+      'grpc.use_local_subchannel_pool': 1,
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 1000,
+      // A connection that nobody uses still tells whether the plugin lives.
+      'grpc.client_idle_timeout_ms': 2 ** 31 - 1,
+    });
+  }
+
+  /** The plugin's name in errors and logs from now on. */
+  named(plugin: string): void {
+    this.#plugin = plugin;
+  }
+
+  /**
+   * One call with its deadline. An aborted signal cancels it, which does not stop the plugin.
+   * @throws {CsiError} with the plugin's code; CANCELLED or DEADLINE_EXCEEDED when cut short
+   */
+  async call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>> {
+    const startedMs = performance.now();
+    let code: Code | 'OK' = 'OK';
+    try {
+      signal.throwIfAborted();
+      return await this.#send(rpc, request, signal);
+    } catch (error) {
+      const failure = this.#failure(rpc, request, error, signal);
+      code = failure.code;
+      throw failure;
+    } finally {
+      this.#log(rpc, request, code, Math.round(performance.now() - startedMs));
+    }
+  }
+
+  /** One Probe: true when the plugin is ready, false while it is starting. */
+  async probe(signal: AbortSignal): Promise<boolean> {
+    const { ready } = await this.call('Probe', {}, signal);
+    // Absent means ready (CSI Probe).
+    return ready?.value ?? true;
+  }
+
+  /** Settles when the connection that is up now has gone; at once when there is none. */
+  disconnected(): Promise<void> {
+    const channel = this.#client.getChannel();
+    const up = connectivityState.READY;
+    if (channel.getConnectivityState(false) !== up) return Promise.resolve();
+    return new Promise((resolve) => channel.watchConnectivityState(up, Number.POSITIVE_INFINITY, () => resolve()));
+  }
+
+  /** No call starts after this; those under way end by themselves. */
+  close(): void {
+    this.#closed = true;
+    this.#client.close();
+  }
+
+  #send<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>> {
+    const definition: MethodDefinition<Request<R>, unknown, unknown, Response<R>> = definitionOf(
+      this.#options.csi,
+      rpc,
+    );
+    const deadline = Date.now() + (this.#options.deadlineMs ?? DEADLINES_MS[rpc]);
+    return new Promise((resolve, reject) => {
+      const cancel = (): void => call.cancel();
+      const call = this.#client.makeUnaryRequest<Request<R>, Response<R>>(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        request,
+        new Metadata(),
+        { deadline },
+        (error, response) => {
+          signal.removeEventListener('abort', cancel);
+          if (error !== null) reject(error);
+          else if (response === undefined) reject(new Error('no answer'));
+          else resolve(response);
+        },
+      );
+      signal.addEventListener('abort', cancel, { once: true });
+    });
+  }
+
+  #log(rpc: Rpc, request: object, code: Code | 'OK', durationMs: number): void {
+    const { log } = this.#options;
+    if (!log.isLevelEnabled('debug')) return;
+    log.debug({ plugin: this.#plugin, rpc, code, durationMs, request: redacted(rpc, request) }, 'CSI call');
+  }
+
+  #failure(rpc: Rpc, request: object, error: unknown, signal: AbortSignal): CsiError {
+    if (signal.aborted) {
+      const timedOut = signal.reason instanceof Error && signal.reason.name === 'TimeoutError';
+      const code = timedOut ? 'DEADLINE_EXCEEDED' : 'CANCELLED';
+      return new CsiError(code, this.#plugin, rpc, timedOut ? 'the deadline passed' : 'cancelled', { cause: error });
+    }
+    if (this.#closed) {
+      return new CsiError('UNAVAILABLE', this.#plugin, rpc, 'the connection was closed', { cause: error });
+    }
+    if (!isServiceError(error)) {
+      return new CsiError('INTERNAL', this.#plugin, rpc, error instanceof Error ? error.message : String(error), {
+        cause: error,
+      });
+    }
+    const code = codeOfStatus(error.code);
+    const said = withoutSecrets(error.details, secretsOf(request)) || 'no reason given';
+    const advice = adviceFor(rpc, code);
+    // The cause is left out where it could carry a secret into a log.
+    return new CsiError(code, this.#plugin, rpc, advice === undefined ? said : `${said} (${advice})`);
+  }
+}
+
+function definitionOf<R extends Rpc>(csi: Csi, rpc: R): MethodDefinition<Request<R>, unknown, unknown, Response<R>> {
+  // The compiler cannot see that the messages inferred from an entry are those of the entry.
+  return csi.calls[rpc] as unknown as MethodDefinition<Request<R>, unknown, unknown, Response<R>>;
+}
+
+function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && 'code' in error && 'details' in error && typeof error.code === 'number';
+}
+
+function secretsOf(request: object): StringMap {
+  if (!('secrets' in request) || typeof request.secrets !== 'object' || request.secrets === null) return {};
+  return Object.fromEntries(Object.entries(request.secrets).filter(([, value]) => typeof value === 'string'));
+}

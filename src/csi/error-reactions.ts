@@ -1,0 +1,94 @@
+/**
+ * What a failed CSI call asks of its caller, as data: the error tables of the specification for the calls Berth makes.
+ * `VolumeManager` repeats only what may be repeated as it is; the rest is said to the user.
+ */
+import { type Code, RETRYABLE } from '../errors.ts';
+import type { CsiError, Rpc } from './protocol.ts';
+
+/** Names of reactions, with what a person can do. */
+export const REACTIONS = {
+  'fix-request': 'change the request before trying again',
+  'fix-or-rename': 'change the request or choose another name',
+  'verify-backoff': 'check that the volume still exists in the storage system',
+  'conflict-backoff': 'the plugin is busy with this volume, try again later',
+  'clear-cause-backoff': 'remove the cause (quota, snapshots, another user of the volume), then try again',
+  'admin-then-retry': 'an administrator of the storage system must act first',
+  'never-retry': 'the plugin does not offer this',
+  'fix-secrets': 'give the right secrets, then try again',
+  'validate-or-wait': 'the volume cannot be used this way, or not before its other user is gone',
+  'stage-first': 'this is a fault in Berth: the volume was not staged',
+  unhealthy: 'look into the log of the plugin, restart it',
+} as const;
+
+/** Name of a reaction. */
+export type Reaction = keyof typeof REACTIONS;
+
+/** Reactions to codes of any call (CSI "Error Scheme"). */
+export const GENERAL_REACTIONS: Readonly<Partial<Record<Code, Reaction>>> = {
+  INVALID_ARGUMENT: 'fix-request',
+  PERMISSION_DENIED: 'admin-then-retry',
+  ABORTED: 'conflict-backoff',
+  UNIMPLEMENTED: 'never-retry',
+  UNAUTHENTICATED: 'fix-secrets',
+};
+
+/** Reactions to codes of one call; they win over the general ones. Of two causes for one code, the first is given. */
+export const RPC_REACTIONS: Readonly<Partial<Record<Rpc, Readonly<Partial<Record<Code, Reaction>>>>>> = {
+  Probe: { FAILED_PRECONDITION: 'unhealthy' },
+  CreateVolume: {
+    NOT_FOUND: 'verify-backoff',
+    ALREADY_EXISTS: 'fix-or-rename',
+    RESOURCE_EXHAUSTED: 'clear-cause-backoff',
+    OUT_OF_RANGE: 'fix-request',
+  },
+  DeleteVolume: { FAILED_PRECONDITION: 'clear-cause-backoff' },
+  ControllerPublishVolume: {
+    NOT_FOUND: 'verify-backoff',
+    ALREADY_EXISTS: 'fix-request',
+    FAILED_PRECONDITION: 'clear-cause-backoff',
+    RESOURCE_EXHAUSTED: 'clear-cause-backoff',
+  },
+  ControllerUnpublishVolume: { NOT_FOUND: 'verify-backoff' },
+  NodeStageVolume: {
+    NOT_FOUND: 'verify-backoff',
+    ALREADY_EXISTS: 'fix-request',
+    FAILED_PRECONDITION: 'validate-or-wait',
+  },
+  NodeUnstageVolume: { NOT_FOUND: 'verify-backoff' },
+  NodePublishVolume: {
+    NOT_FOUND: 'verify-backoff',
+    ALREADY_EXISTS: 'fix-request',
+    FAILED_PRECONDITION: 'validate-or-wait',
+  },
+  NodeUnpublishVolume: { NOT_FOUND: 'verify-backoff' },
+};
+
+/** What a person can do about a failed call, if the specification knows. */
+export function adviceFor(rpc: Rpc, code: Code): string | undefined {
+  const reaction = RPC_REACTIONS[rpc]?.[code] ?? GENERAL_REACTIONS[code];
+  return reaction === undefined ? undefined : REACTIONS[reaction];
+}
+
+/** Calls that give something back: they are repeated until they succeed, so a passed deadline is no reason to stop. */
+const DOWNWARD: ReadonlySet<Rpc> = new Set<Rpc>([
+  'NodeUnpublishVolume',
+  'NodeUnstageVolume',
+  'ControllerUnpublishVolume',
+  'DeleteVolume',
+]);
+
+/** True when the very same call may be sent again at once, after a pause. */
+export function isRepeatable(error: CsiError): boolean {
+  return RETRYABLE.has(error.code) || (error.code === 'DEADLINE_EXCEEDED' && DOWNWARD.has(error.rpc));
+}
+
+/** Codes after which the call may have had its effect, or may still have it (CSI "Timeouts"). */
+const UNCERTAIN: ReadonlySet<Code> = new Set<Code>(['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED']);
+
+/**
+ * True when nobody can say whether the call took effect. UNKNOWN and INTERNAL belong here when first met: a plugin
+ * gives them for anything. The same answer to the same call a second time counts as its final word.
+ */
+export function isUncertain(code: Code, repeated: boolean = false): boolean {
+  return UNCERTAIN.has(code) || (!repeated && (code === 'UNKNOWN' || code === 'INTERNAL'));
+}
