@@ -75,8 +75,14 @@ describe('NetworkIsolator with the reference plugins', { skip: lacks }, () => {
     assert.equal(statSync(join(fixture.runDir, 'files', container.id, 'hosts')).mode & 0o777, 0o644);
 
     const rules = snapshot(fixture.scope)['firewall rule'];
-    assert.ok(rules.some((rule) => rule.startsWith('ip filter') && rule.includes(front)), 'firewall lets it through');
-    assert.ok(rules.some((rule) => rule.startsWith('ip nat') && rule.includes('MASQUERADE')), 'bridge masquerades it');
+    assert.ok(
+      rules.some((rule) => rule.startsWith('ip filter') && rule.includes(front)),
+      'firewall lets it through',
+    );
+    assert.ok(
+      rules.some((rule) => rule.startsWith('ip nat') && rule.includes('MASQUERADE')),
+      'bridge masquerades it',
+    );
 
     await isolator.cleanup(container.id, soon());
     await assertClean(fixture.scope, { before });
