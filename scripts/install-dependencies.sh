@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 readonly node_minimum=24
 
-# "COMMAND PACKAGE" or "/PATH PACKAGE".
+# "COMMAND PACKAGE" or "/PATH PACKAGE"; the two libraries are what Node 26 is linked with.
 readonly programs='
 conmon conmon
 crun crun
@@ -28,6 +28,8 @@ curl curl
 tar tar
 busybox busybox-static
 /etc/ssl/certs/ca-certificates.crt ca-certificates
+/usr/lib/*/libatomic.so.1 libatomic1
+/usr/lib/*/libstdc++.so.6 libstdc++6
 '
 readonly test_programs='
 strace strace
@@ -67,7 +69,7 @@ missing_packages() {
 is_there() {
   case $1 in
     /usr/lib/cni/*) [[ -x $1 || -x /opt/cni/bin/${1##*/} || -x /usr/libexec/cni/${1##*/} ]] ;;
-    /*) [[ -e $1 ]] ;;
+    /*) compgen -G "$1" >/dev/null ;;
     # The one of Debian's package "busybox" needs libc and does not start in an empty root file system.
     busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null ;;
@@ -135,7 +137,16 @@ install_packages() {
     fail 'npm ci failed'
   fi
   rm -f "$log"
+  link_node
   sha256sum package-lock.json >"$stamp"
+}
+
+# npm 9, Debian's, does not link the program of an optional package.
+link_node() {
+  local program
+  for program in node_modules/node-linux-*/bin/node; do
+    if [[ -x $program && ! -e node_modules/.bin/node ]]; then ln -sfn "../${program#node_modules/}" node_modules/.bin/node; fi
+  done
 }
 
 check_node() {
