@@ -65,16 +65,19 @@ export class CniRuntime {
 
   /**
    * Adds the interface (CNI 1.1.0 §2 "ADD"). When it throws, for whatever reason, a part may be there: `del` is due.
+   * @param onProgress is given the result so far before the next plugin gets it: a DEL that has this result finds what
+   * any plugin of the chain has done, even when ADD never came to its end (firewall undoes nothing without addresses)
    * @returns the final result, in the version of the configuration
    * @throws {CniError} when a plugin failed
    * @throws {RuntimeError} INVALID_ARGUMENT or NOT_FOUND before anything was run, DEADLINE_EXCEEDED, INTERNAL
    */
-  async add(attachment: Attachment, signal: AbortSignal): Promise<CniResult> {
+  async add(attachment: Attachment, onProgress: (result: CniResult) => void, signal: AbortSignal): Promise<CniResult> {
     validateAttachment(attachment);
     this.verify(attachment.network);
     const bounded = this.#bounded('ADD', signal);
     let result: CniResult | undefined;
     for (const plugin of attachment.network.plugins) {
+      if (result !== undefined) onProgress(result);
       const answer = await this.#run('ADD', plugin, attachment, result, bounded);
       result = decoded(answer, plugin, attachment);
     }
@@ -85,7 +88,7 @@ export class CniRuntime {
   /**
    * Removes the interface and all that belongs to it (CNI 1.1.0 §2 "DEL"). Idempotent; due after every ADD, also one
    * that failed. Stops at the first failure: it is to be repeated later.
-   * @param result the final result of ADD, if it came to that
+   * @param result the final result of ADD, or the last one it came to
    */
   async del(attachment: Attachment, result: CniResult | undefined, signal: AbortSignal): Promise<void> {
     const bounded = this.#bounded('DEL', signal);

@@ -19,7 +19,6 @@ import { readBootId } from '../process-identity.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
-import type { Attachment } from './attachment.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { attachedTexts, hostnameOf, initialTexts } from './container-file-texts.ts';
 import { ContainerFiles } from './container-files.ts';
@@ -189,10 +188,9 @@ export class NetworkIsolator implements Isolator {
   }
 
   async #attach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
-    const record = this.#recordOf(id);
     const startedMs = performance.now();
     this.#amend(id, entry, { state: 'adding' });
-    const result = await this.#add(attachmentOf(id, entry, record.netnsPath), signal);
+    const result = await this.#add(id, entry, signal);
     this.#amend(id, entry, { state: 'added', result });
     const { interfaceName } = entry;
     const status = this.status(id).networks?.find((known) => known.interfaceName === interfaceName);
@@ -202,18 +200,25 @@ export class NetworkIsolator implements Isolator {
   }
 
   /** ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). */
-  async #add(attachment: Attachment, signal: AbortSignal): Promise<CniResult> {
+  async #add(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<CniResult> {
+    const attachment = attachmentOf(id, entry, this.#recordOf(id).netnsPath);
+    let reached: CniResult | undefined;
+    const onProgress = (result: CniResult | undefined): void => {
+      reached = result;
+      this.#amend(id, entry, { result });
+    };
     for (const delayMs of TRY_AGAIN_DELAYS_MS) {
       try {
-        return await this.#cni.add(attachment, signal);
+        return await this.#cni.add(attachment, onProgress, signal);
       } catch (error) {
         if (!(error instanceof CniError) || error.cniCode !== CODE_TRY_AGAIN) throw error;
-        this.#log.warn({ err: error, containerId: attachment.containerId, delayMs }, 'network is busy, trying again');
-        await this.#cni.del(attachment, undefined, signal);
+        this.#log.warn({ err: error, containerId: id, delayMs }, 'network is busy, trying again');
+        await this.#cni.del(attachment, reached, signal);
+        onProgress(undefined);
       }
       await sleep(delayMs, undefined, { signal });
     }
-    return this.#cni.add(attachment, signal);
+    return this.#cni.add(attachment, onProgress, signal);
   }
 
   async #detach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {

@@ -23,7 +23,7 @@ export interface RecordedAttachment {
   readonly args: readonly (readonly [key: string, value: string])[];
   readonly capabilityArgs: JsonObject;
   readonly state: AttachmentState;
-  /** The final result of ADD, once it is known. */
+  /** The result of ADD; while it is `adding`, what the plugins so far made of it. */
   readonly result?: CniResult | undefined;
 }
 

@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 import { CniRuntime, type CniRuntimeOptions } from '../../src/cni/cni-runtime.ts';
+import type { ExecPlugin } from '../../src/cni/exec.ts';
 import { NetworkConfigs } from '../../src/cni/network-config.ts';
 import { NetworkIsolator } from '../../src/cni/network-isolator.ts';
 import { decodeNetworkRecord, type NetworkRecord } from '../../src/cni/network-record.ts';
@@ -27,7 +28,6 @@ export function soon(): AbortSignal {
 
 export interface FixtureOptions {
   readonly binDirs?: readonly string[];
-  readonly exec?: CniRuntimeOptions['exec'];
   readonly deadlinesMs?: CniRuntimeOptions['deadlinesMs'];
 }
 
@@ -72,9 +72,9 @@ export class CniFixture {
   }
 
   /** What a daemon makes at its start; a second call is a restart, with nothing in memory. */
-  isolator(): NetworkIsolator {
+  isolator(exec?: ExecPlugin): NetworkIsolator {
     this.store = this.#database.store('network', decodeNetworkRecord);
-    const { exec, deadlinesMs } = this.#options;
+    const { deadlinesMs } = this.#options;
     const cni = new CniRuntime({
       plugins: this.plugins,
       log: silent,

@@ -56,6 +56,10 @@ async function setUp(t: TestScope, deadlineMs?: number): Promise<{ plugins: Reco
   return { plugins, cni };
 }
 
+function ignore(): undefined {
+  return undefined;
+}
+
 const PORTS = '{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}';
 
 /** What `second` answers: `third` is to be given exactly this. */
@@ -70,7 +74,7 @@ describe('CniRuntime.add', () => {
     const { plugins, cni } = await setUp(t);
     plugins.answers('second', 'ADD', RESULT);
     plugins.answers('third', 'ADD', { ...RESULT, dns: { nameservers: ['10.87.10.1'] } });
-    const result = await cni.add(attachment(), soon());
+    const result = await cni.add(attachment(), ignore, soon());
     assert.deepEqual(result, { ...RESULT, dns: { nameservers: ['10.87.10.1'] } });
     const first = '{"cniVersion":"1.0.0","ips":[{"address":"10.87.10.2/24"}]}';
     assert.deepEqual(plugins.calls(), ['first ADD', 'second ADD', 'third ADD']);
@@ -96,7 +100,7 @@ describe('CniRuntime.add', () => {
     process.env['BERTH_TEST_SECRET'] = 'not for plugins';
     t.after(() => delete process.env['BERTH_TEST_SECRET']);
     const { plugins, cni } = await setUp(t);
-    await cni.add(attachment(), soon());
+    await cni.add(attachment(), ignore, soon());
     for (const { env } of plugins.runs()) {
       const { PWD: _, ...given } = env;
       assert.deepEqual(given, {
@@ -114,7 +118,7 @@ describe('CniRuntime.add', () => {
   test('stops at the first plugin that fails and says which, why and with which code', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.answers('second', 'ADD', { code: 11, msg: 'pool is\nbusy', details: 'come back' }, 1);
-    await assert.rejects(cni.add(attachment(), soon()), (error) => {
+    await assert.rejects(cni.add(attachment(), ignore, soon()), (error) => {
       assert.ok(error instanceof CniError);
       assert.deepEqual([error.plugin, error.command, error.cniCode, error.code], ['second', 'ADD', 11, 'UNAVAILABLE']);
       assert.equal(error.message, 'CNI plugin second failed ADD (code 11): pool is busy; come back');
@@ -126,7 +130,7 @@ describe('CniRuntime.add', () => {
   test('runs nothing when a plugin of the chain, or a delegate, is missing', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.uninstall('addresses');
-    await assert.rejects(cni.add(attachment(), soon()), { code: 'NOT_FOUND', message: /CNI plugin addresses/ });
+    await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'NOT_FOUND', message: /CNI plugin addresses/ });
     assert.deepEqual(plugins.calls(), []);
   });
 
@@ -134,14 +138,14 @@ describe('CniRuntime.add', () => {
     const { plugins, cni } = await setUp(t);
     for (const answer of ['', '{', '"text"', '[]', 'null', '{"ips":[{"address":"10.0.0.1"}]}', '{"ips":7}']) {
       plugins.does('first', 'ADD', `printf '%s' '${answer}'`);
-      await assert.rejects(cni.add(attachment(), soon()), { code: 'INTERNAL', message: /first/ }, answer);
+      await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'INTERNAL', message: /first/ }, answer);
     }
   });
 
   test('reports a plugin that fails without saying why', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.does('first', 'ADD', 'echo "no such device" >&2; exit 3');
-    await assert.rejects(cni.add(attachment(), soon()), {
+    await assert.rejects(cni.add(attachment(), ignore, soon()), {
       code: 'UNKNOWN',
       message: /first failed ADD \(code 0\): exit code 3; no such device/,
     });
@@ -150,7 +154,7 @@ describe('CniRuntime.add', () => {
   test('converts results for plugins of an older version', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.answers('first', 'ADD', RESULT);
-    await cni.add(attachment({ network: network({ cniVersion: '0.4.0' }) }), soon());
+    await cni.add(attachment({ network: network({ cniVersion: '0.4.0' }) }), ignore, soon());
     const previous = JSON.parse(plugins.runs()[1]?.stdin ?? '').prevResult;
     assert.equal(previous.cniVersion, '0.4.0');
     assert.equal(previous.ips[0].version, '4');
@@ -254,8 +258,8 @@ describe('a plugin that does not end', () => {
     plugins.does('first', 'ADD', 'sleep 300 & echo $! >"$run/child"; wait');
     plugins.install('healthy');
     const healthy = network({ name: 'other', plugins: [{ type: 'healthy' }] });
-    const hung = assert.rejects(cni.add(attachment(), soon()), { code: 'DEADLINE_EXCEEDED', message: /first/ });
-    await cni.add(attachment({ network: healthy }), soon());
+    const hung = assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'DEADLINE_EXCEEDED', message: /first/ });
+    await cni.add(attachment({ network: healthy }), ignore, soon());
     await hung;
     const run = plugins.runs().findIndex(({ plugin }) => plugin === 'first') + 1;
     const child = Number(readFileSync(`${plugins.base}/runs/${String(run).padStart(3, '0')}/child`, 'utf8'));
@@ -267,7 +271,7 @@ describe('a plugin that does not end', () => {
     const { plugins, cni } = await setUp(t);
     plugins.does('first', 'ADD', 'exec sleep 300');
     const caller = new AbortController();
-    const adding = cni.add(attachment(), caller.signal);
+    const adding = cni.add(attachment(), ignore, caller.signal);
     caller.abort(new RuntimeError('CANCELLED', 'stopped by a test'));
     await assert.rejects(adding, { code: 'CANCELLED' });
   });
@@ -276,7 +280,7 @@ describe('a plugin that does not end', () => {
     const { plugins, cni } = await setUp(t);
     plugins.does('first', 'ADD', `sleep 20 & echo $! >"$run/child"; printf '{"cniVersion":"1.0.0"}'`);
     const startedMs = performance.now();
-    await cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), soon());
+    await cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), ignore, soon());
     assert.ok(performance.now() - startedMs < 5000);
     process.kill(Number(readFileSync(`${plugins.base}/runs/001/child`, 'utf8')), 'SIGKILL');
   });
@@ -284,7 +288,7 @@ describe('a plugin that does not end', () => {
   test('is killed when it writes without end', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.does('first', 'ADD', 'exec cat /dev/zero');
-    await assert.rejects(cni.add(attachment(), soon()), { code: 'INTERNAL', message: /wrote more than/ });
+    await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'INTERNAL', message: /wrote more than/ });
   });
 });
 
@@ -292,13 +296,13 @@ describe('what ADD refuses before anything runs (K18, K19)', () => {
   test('arguments that would be read as more than one', async (t) => {
     const { plugins, cni } = await setUp(t);
     for (const value of ['x;IP=10.0.0.1', 'a=b', 'a\nb', '\0']) {
-      await assert.rejects(cni.add(attachment({ args: [['KEY', value]] }), soon()), {
+      await assert.rejects(cni.add(attachment({ args: [['KEY', value]] }), ignore, soon()), {
         code: 'INVALID_ARGUMENT',
         message: /^CNI argument: /,
       });
-      await assert.rejects(cni.add(attachment({ args: [[value, 'x']] }), soon()), { code: 'INVALID_ARGUMENT' });
+      await assert.rejects(cni.add(attachment({ args: [[value, 'x']] }), ignore, soon()), { code: 'INVALID_ARGUMENT' });
       const capabilityArgs = { portMappings: [{ hostPort: 80, containerPort: 80, protocol: 'tcp', hostIP: value }] };
-      await assert.rejects(cni.add(attachment({ capabilityArgs }), soon()), {
+      await assert.rejects(cni.add(attachment({ capabilityArgs }), ignore, soon()), {
         code: 'INVALID_ARGUMENT',
         message: /^capability argument: /,
       });
@@ -309,16 +313,24 @@ describe('what ADD refuses before anything runs (K18, K19)', () => {
   test('names that are no names', async (t) => {
     const { plugins, cni } = await setUp(t);
     for (const bad of ['../x', 'a/b', 'a\nb', 'a\0', 'x'.repeat(300), '-v', '.', '..', '']) {
-      await assert.rejects(cni.add(attachment({ containerId: bad }), soon()), { code: 'INVALID_ARGUMENT' }, bad);
-      await assert.rejects(cni.add(attachment({ network: network({ name: bad }) }), soon()), {
+      await assert.rejects(
+        cni.add(attachment({ containerId: bad }), ignore, soon()),
+        { code: 'INVALID_ARGUMENT' },
+        bad,
+      );
+      await assert.rejects(cni.add(attachment({ network: network({ name: bad }) }), ignore, soon()), {
         code: 'INVALID_ARGUMENT',
       });
     }
     for (const bad of ['', '.', '..', 'a/b', 'a:b', 'a b', 'eth0\n', 'x'.repeat(16), 'ü'.repeat(8)]) {
-      await assert.rejects(cni.add(attachment({ interfaceName: bad }), soon()), { code: 'INVALID_ARGUMENT' }, bad);
+      await assert.rejects(
+        cni.add(attachment({ interfaceName: bad }), ignore, soon()),
+        { code: 'INVALID_ARGUMENT' },
+        bad,
+      );
     }
     for (const bad of ['', 'run/x', '/run/x\n']) {
-      await assert.rejects(cni.add(attachment({ netnsPath: bad }), soon()), { code: 'INVALID_ARGUMENT' }, bad);
+      await assert.rejects(cni.add(attachment({ netnsPath: bad }), ignore, soon()), { code: 'INVALID_ARGUMENT' }, bad);
     }
     assert.deepEqual(plugins.calls(), []);
   });
