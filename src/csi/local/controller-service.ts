@@ -1,0 +1,137 @@
+/** CSI's Controller service: makes, lists, checks and removes volumes. What a volume is used for here is not its business. */
+import { invalid, RuntimeError } from '../../errors.ts';
+import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
+import type { CreateVolumeRequest__Output } from '../generated/csi/v1/CreateVolumeRequest.ts';
+import type { CreateVolumeResponse } from '../generated/csi/v1/CreateVolumeResponse.ts';
+import type { GetCapacityRequest__Output } from '../generated/csi/v1/GetCapacityRequest.ts';
+import type { ListVolumesRequest__Output } from '../generated/csi/v1/ListVolumesRequest.ts';
+import type { ListVolumesResponse } from '../generated/csi/v1/ListVolumesResponse.ts';
+import type { ValidateVolumeCapabilitiesRequest__Output } from '../generated/csi/v1/ValidateVolumeCapabilitiesRequest.ts';
+import type { ValidateVolumeCapabilitiesResponse } from '../generated/csi/v1/ValidateVolumeCapabilitiesResponse.ts';
+import type { Volume } from '../generated/csi/v1/Volume.ts';
+import type { VolumeCapability__Output } from '../generated/csi/v1/VolumeCapability.ts';
+import type { ControllerCapability } from '../protocol.ts';
+import { misfit, parseCapability } from './capability.ts';
+import { difference, parseCreateRequest, parseParameters, sizeFor } from './create-request.ts';
+import { SMALLEST_BYTES } from './file-system.ts';
+import type { InFlight } from './in-flight.ts';
+import type { KernelView } from './kernel-view.ts';
+import type { Handlers } from './rpc.ts';
+import type { VolumeFiles } from './volume-files.ts';
+import { checkVolumeId } from './volume-path.ts';
+import { VOLUME_ID, type VolumeRecord } from './volume-record.ts';
+
+const CAPABILITIES: readonly ControllerCapability[] = [
+  'CREATE_DELETE_VOLUME',
+  'LIST_VOLUMES',
+  'GET_CAPACITY',
+  'SINGLE_NODE_MULTI_WRITER',
+];
+
+export class ControllerService {
+  readonly #files: VolumeFiles;
+  readonly #kernel: KernelView;
+  readonly #inFlight: InFlight;
+
+  constructor(files: VolumeFiles, kernel: KernelView, inFlight: InFlight) {
+    this.#files = files;
+    this.#kernel = kernel;
+    this.#inFlight = inFlight;
+  }
+
+  handlers(): Handlers<ControllerDefinition> {
+    return {
+      ControllerGetCapabilities: async () => ({ capabilities: CAPABILITIES.map((type) => ({ rpc: { type } })) }),
+      CreateVolume: (request) => this.#create(request),
+      DeleteVolume: ({ volumeId }) => this.#delete(checkVolumeId(volumeId)),
+      ListVolumes: async (request) => this.#list(request),
+      GetCapacity: (request) => this.#capacity(request),
+      ValidateVolumeCapabilities: async (request) => this.#validate(request),
+    };
+  }
+
+  async #create(request: CreateVolumeRequest__Output): Promise<CreateVolumeResponse> {
+    const wanted = parseCreateRequest(request);
+    const sizeBytes = sizeFor(wanted);
+    return this.#inFlight.run(`volume named ${JSON.stringify(wanted.name)}`, async () => {
+      const existing = this.#files.named(wanted.name);
+      if (existing === undefined) {
+        const { name, type, access, fsType } = wanted;
+        return { volume: describe(await this.#files.create({ name, type, access, fsType, sizeBytes })) };
+      }
+      // It may be on its way out.
+      return this.#inFlight.run(existing.id, async () => {
+        const reason = difference(existing, wanted);
+        if (reason === undefined) return { volume: describe(existing) };
+        throw new RuntimeError('ALREADY_EXISTS', `a volume named ${JSON.stringify(wanted.name)} exists, but ${reason}`);
+      });
+    });
+  }
+
+  #delete(id: string): Promise<object> {
+    return this.#inFlight.run(id, async () => {
+      const volume = this.#files.find(id);
+      // Idempotent: what is not there needs no removal.
+      if (volume === undefined) return {};
+      const user = this.#kernel.userOf(volume);
+      if (user !== undefined) throw new RuntimeError('FAILED_PRECONDITION', `volume ${id} is in use by ${user}`);
+      await this.#files.remove(volume);
+      return {};
+    });
+  }
+
+  /** Pages in order of ids; the token is the last id given, whether or not that volume still exists. */
+  #list({ maxEntries, startingToken }: ListVolumesRequest__Output): ListVolumesResponse {
+    if (maxEntries < 0) throw invalid('max_entries', 'is negative');
+    if (startingToken !== '' && !VOLUME_ID.test(startingToken)) {
+      throw new RuntimeError('ABORTED', 'starting_token: not a token of this driver, start again without one');
+    }
+    const rest = this.#files.list().filter(({ id }) => id > startingToken);
+    const page = maxEntries === 0 ? rest : rest.slice(0, maxEntries);
+    const isLast = page.length === rest.length;
+    return {
+      entries: page.map((volume) => ({ volume: describe(volume) })),
+      nextToken: isLast ? '' : (page.at(-1)?.id ?? ''),
+    };
+  }
+
+  async #capacity(request: GetCapacityRequest__Output): Promise<object> {
+    const asked = request.volumeCapabilities.map((one, index) => parseCapability(`volume_capabilities[${index}]`, one));
+    const { fsType } = parseParameters(request.parameters);
+    const [first] = [fsType, ...asked.map((one) => one.fsType)].filter((name) => name !== undefined);
+    return {
+      availableCapacity: String(await this.#files.availableBytes()),
+      minimumVolumeSize: { value: String(SMALLEST_BYTES[first ?? 'ext4']) },
+    };
+  }
+
+  #validate(request: ValidateVolumeCapabilitiesRequest__Output): ValidateVolumeCapabilitiesResponse {
+    const { volumeId, volumeCapabilities, volumeContext, parameters } = request;
+    if (volumeCapabilities.length === 0) throw invalid('volume_capabilities', 'are missing');
+    const volume = this.#files.get(checkVolumeId(volumeId));
+    const { type, fsType } = parseParameters(parameters);
+    const reasons = [
+      ...volumeCapabilities.map((capability) => unsupported(volume, capability)),
+      Object.keys(volumeContext).length > 0 ? 'volumes of this driver have no context' : undefined,
+      parameters['type'] !== undefined && type !== volume.type ? `it is of type ${volume.type}` : undefined,
+      fsType !== undefined && fsType !== volume.fsType ? `it has file system ${volume.fsType ?? 'none'}` : undefined,
+    ].filter((reason) => reason !== undefined);
+    if (reasons.length > 0) return { message: reasons.join('; ') };
+    return { confirmed: { volumeContext, volumeCapabilities, parameters } };
+  }
+}
+
+function describe(volume: VolumeRecord): Volume {
+  // Zero: unknown. Nothing enforces the size of a directory.
+  return { volumeId: volume.id, capacityBytes: String(volume.type === 'image' ? volume.sizeBytes : 0) };
+}
+
+/** Why a capability is not confirmed; one that is not understood is no fault of the request. */
+function unsupported(volume: VolumeRecord, capability: VolumeCapability__Output): string | undefined {
+  try {
+    return misfit(volume, parseCapability('volume_capability', capability));
+  } catch (error) {
+    if (error instanceof RuntimeError && error.code === 'INVALID_ARGUMENT') return error.message;
+    throw error;
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * The embedded CSI driver as a process: CSI_ENDPOINT says where it listens, --data-dir where the volumes lie, --node-id
+ * what it calls this node. It logs to stderr and ends after the calls under way when it gets SIGTERM or when its
+ * standard input ends, which happens when its supervisor dies. Mounts and loop devices stay: the next driver finds them.
+ */
+import { mkdir } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { Server } from '@grpc/grpc-js';
+import { destination, type Logger, pino } from 'pino';
+import { lockDirectory } from '../../daemon-lock.ts';
+import { invalid, RuntimeError } from '../../errors.ts';
+import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
+import type { IdentityDefinition } from '../generated/csi/v1/Identity.ts';
+import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
+import { loadCsi } from '../protocol.ts';
+import { ControllerService } from './controller-service.ts';
+import { identityService } from './identity-service.ts';
+import { InFlight } from './in-flight.ts';
+import { KernelView } from './kernel-view.ts';
+import { listen, socketPathOf } from './listening.ts';
+import { NodeService } from './node-service.ts';
+import { RpcServing } from './rpc.ts';
+import { VolumeFiles } from './volume-files.ts';
+import { VolumeMounts } from './volume-mounts.ts';
+
+/** Longest request taken; the longest lawful one is some 20 KiB. */
+const MAX_REQUEST_BYTES = 256 * 1024;
+/** How long a driver that lost its supervisor may take to end its calls. */
+const LOCK_PATIENCE_MS = 60_000;
+const LOCK_PAUSE_MS = 50;
+
+interface Settings {
+  readonly socketPath: string;
+  readonly dataDir: string;
+  readonly nodeId: string;
+  readonly logLevel: string;
+}
+
+function readSettings(): Settings {
+  const { values } = parseArgs({
+    options: {
+      'data-dir': { type: 'string' },
+      'node-id': { type: 'string' },
+      'log-level': { type: 'string', default: 'info' },
+    },
+  });
+  const { 'data-dir': dataDir, 'node-id': nodeId, 'log-level': logLevel } = values;
+  if (dataDir === undefined || !dataDir.startsWith('/')) throw invalid('--data-dir', 'is missing or not absolute');
+  if (nodeId === undefined || nodeId === '') throw invalid('--node-id', 'is missing');
+  if (!(logLevel in pino.levels.values)) throw invalid('--log-level', `${logLevel} is no level`);
+  return { socketPath: socketPathOf(process.env['CSI_ENDPOINT']), dataDir, nodeId, logLevel };
+}
+
+/** Settles when this driver alone works on the data directory. */
+async function lockData(dataDir: string): Promise<void> {
+  const giveUpAt = performance.now() + LOCK_PATIENCE_MS;
+  for (;;) {
+    try {
+      lockDirectory(dataDir);
+      return;
+    } catch (error) {
+      const isTaken = error instanceof RuntimeError && error.code === 'FAILED_PRECONDITION';
+      if (!isTaken || performance.now() > giveUpAt) throw error;
+      await sleep(LOCK_PAUSE_MS);
+    }
+  }
+}
+
+async function serve(settings: Settings, log: Logger): Promise<void> {
+  process.umask(0o077);
+  await mkdir(settings.dataDir, { recursive: true, mode: 0o700 });
+  await lockData(settings.dataDir);
+  const files = await VolumeFiles.open(settings.dataDir, log);
+  const kernel = new KernelView(files);
+  const mounts = new VolumeMounts(files, kernel, log);
+  await mounts.sweep();
+  const inFlight = new InFlight();
+  const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight });
+  const csi = loadCsi();
+  const serving = new RpcServing(log);
+  const server = new Server({ 'grpc.max_receive_message_length': MAX_REQUEST_BYTES });
+  server.addService(csi.service('Identity'), serving.implementation<IdentityDefinition>(identityService()));
+  server.addService(
+    csi.service('Controller'),
+    serving.implementation<ControllerDefinition>(new ControllerService(files, kernel, inFlight).handlers()),
+  );
+  server.addService(csi.service('Node'), serving.implementation<NodeDefinition>(node.handlers()));
+  await listen(server, settings.socketPath);
+  log.info({ socket: settings.socketPath, dataDir: files.dataDir, volumes: files.list().length }, 'driver listens');
+  const reason = await endAsked();
+  log.info({ reason }, 'driver ends after the calls under way');
+  // No new calls; answers of those under way still go out.
+  await Promise.all([new Promise((resolve) => server.tryShutdown(resolve)), serving.drain()]);
+}
+
+/** Settles with the reason when the process shall end. */
+function endAsked(): Promise<string> {
+  return new Promise((resolve) => {
+    process.once('SIGTERM', () => resolve('SIGTERM'));
+    process.once('SIGINT', () => resolve('SIGINT'));
+    process.stdin.once('end', () => resolve('standard input ended'));
+    process.stdin.once('error', () => resolve('standard input failed'));
+    process.stdin.resume();
+  });
+}
+
+const output = destination({ fd: 2, sync: true });
+// With the supervisor its pipe is gone; the calls under way must not fail for want of a log.
+output.on('error', () => undefined);
+const log = pino({ level: 'info' }, output);
+try {
+  const settings = readSettings();
+  log.level = settings.logLevel;
+  await serve(settings, log);
+  process.exit(0);
+} catch (error) {
+  log.fatal({ err: error }, 'driver cannot run');
+  process.exit(1);
+}

@@ -1,0 +1,223 @@
+/**
+ * CSI's Node service: brings volumes to paths of this node and takes them away. Each call writes down what it is about
+ * to do, then does what is missing; so a call that was cut off by a kill is completed by its repetition or undone by its
+ * opposite.
+ */
+import { stat, statfs } from 'node:fs/promises';
+import { invalid, RuntimeError } from '../../errors.ts';
+import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
+import type { NodeGetVolumeStatsRequest__Output } from '../generated/csi/v1/NodeGetVolumeStatsRequest.ts';
+import type { NodePublishVolumeRequest__Output } from '../generated/csi/v1/NodePublishVolumeRequest.ts';
+import type { NodeStageVolumeRequest__Output } from '../generated/csi/v1/NodeStageVolumeRequest.ts';
+import type { NodeUnpublishVolumeRequest__Output } from '../generated/csi/v1/NodeUnpublishVolumeRequest.ts';
+import type { NodeUnstageVolumeRequest__Output } from '../generated/csi/v1/NodeUnstageVolumeRequest.ts';
+import type { VolumeUsage } from '../generated/csi/v1/VolumeUsage.ts';
+import type { NodeCapability } from '../protocol.ts';
+import { type Capability, isReaderOnly, isShared, parseCapability, requireFit } from './capability.ts';
+import type { InFlight } from './in-flight.ts';
+import type { KernelView } from './kernel-view.ts';
+import type { Handlers } from './rpc.ts';
+import type { VolumeFiles } from './volume-files.ts';
+import type { Target, VolumeMounts } from './volume-mounts.ts';
+import { checkVolumeId, resolvePath } from './volume-path.ts';
+import type { NodeRecord, VolumeRecord } from './volume-record.ts';
+
+const CAPABILITIES: readonly NodeCapability[] = [
+  'STAGE_UNSTAGE_VOLUME',
+  'GET_VOLUME_STATS',
+  'SINGLE_NODE_MULTI_WRITER',
+];
+
+export interface NodeServiceParts {
+  readonly nodeId: string;
+  readonly files: VolumeFiles;
+  readonly kernel: KernelView;
+  readonly mounts: VolumeMounts;
+  readonly inFlight: InFlight;
+}
+
+export class NodeService {
+  readonly #nodeId: string;
+  readonly #files: VolumeFiles;
+  readonly #kernel: KernelView;
+  readonly #mounts: VolumeMounts;
+  readonly #inFlight: InFlight;
+
+  constructor({ nodeId, files, kernel, mounts, inFlight }: NodeServiceParts) {
+    this.#nodeId = nodeId;
+    this.#files = files;
+    this.#kernel = kernel;
+    this.#mounts = mounts;
+    this.#inFlight = inFlight;
+  }
+
+  handlers(): Handlers<NodeDefinition> {
+    return {
+      NodeGetCapabilities: async () => ({ capabilities: CAPABILITIES.map((type) => ({ rpc: { type } })) }),
+      NodeGetInfo: async () => ({ nodeId: this.#nodeId }),
+      NodeStageVolume: (request) => this.#stage(request),
+      NodeUnstageVolume: (request) => this.#unstage(request),
+      NodePublishVolume: (request) => this.#publish(request),
+      NodeUnpublishVolume: (request) => this.#unpublish(request),
+      NodeGetVolumeStats: (request) => this.#stats(request),
+    };
+  }
+
+  async #stage(request: NodeStageVolumeRequest__Output): Promise<object> {
+    const id = checkVolumeId(request.volumeId);
+    const resolved = await resolvePath('staging_target_path', request.stagingTargetPath);
+    const capability = parseCapability('volume_capability', request.volumeCapability);
+    return this.#exclusive(id, async (volume, record) => {
+      requireFit(volume, capability);
+      const path = await existingDirectory('staging_target_path', resolved);
+      const { staged } = record;
+      if (staged !== undefined && this.#kernel.isStaged(volume, staged.access, staged.path)) {
+        requireSameStaging(volume, { path, fingerprint: capability.fingerprint }, staged);
+      }
+      const { access, fingerprint } = capability;
+      await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint } });
+      await this.#mounts.stage(volume, path, capability);
+    });
+  }
+
+  async #unstage(request: NodeUnstageVolumeRequest__Output): Promise<object> {
+    const id = checkVolumeId(request.volumeId);
+    const path = await resolvePath('staging_target_path', request.stagingTargetPath);
+    return this.#exclusive(id, async (volume, record) => {
+      const isStaged = record.staged?.path === (path ?? request.stagingTargetPath);
+      if (!isStaged && (path === undefined || this.#kernel.mountOf(volume, path) === undefined)) return;
+      const [target] = this.#publishedTargets(volume, record);
+      if (target !== undefined) {
+        throw new RuntimeError('FAILED_PRECONDITION', `volume ${id} is still published at ${target}`);
+      }
+      await this.#mounts.unstage(volume, path ?? request.stagingTargetPath);
+      if (isStaged) await this.#files.writeNodeRecord(id, { version: 1, targets: record.targets });
+    });
+  }
+
+  async #publish(request: NodePublishVolumeRequest__Output): Promise<object> {
+    const id = checkVolumeId(request.volumeId);
+    const path = await resolvePath('target_path', request.targetPath);
+    const capability = parseCapability('volume_capability', request.volumeCapability);
+    const readonly = request.readonly || isReaderOnly(capability);
+    return this.#exclusive(id, async (volume, record) => {
+      requireFit(volume, capability);
+      if (path === undefined) throw new RuntimeError('FAILED_PRECONDITION', 'target_path: its parent does not exist');
+      const stagingPath = await this.#requireStaged(volume, record, request.stagingTargetPath, capability);
+      const target = { path, stagingPath, readonly };
+      this.#requireRoom(volume, record, target, capability);
+      const targets = { ...record.targets, [path]: { fingerprint: capability.fingerprint, readonly } };
+      await this.#files.writeNodeRecord(id, { ...record, targets });
+      await this.#mounts.publish(volume, target, capability);
+    });
+  }
+
+  async #unpublish(request: NodeUnpublishVolumeRequest__Output): Promise<object> {
+    const id = checkVolumeId(request.volumeId);
+    const path = (await resolvePath('target_path', request.targetPath)) ?? request.targetPath;
+    return this.#exclusive(id, async (volume, record) => {
+      const isKnown = Object.hasOwn(record.targets, path);
+      if (!isKnown && this.#kernel.mountOf(volume, path) === undefined) return;
+      await this.#mounts.unpublish(volume, path);
+      if (!isKnown) return;
+      const { [path]: _gone, ...targets } = record.targets;
+      await this.#files.writeNodeRecord(id, { ...record, targets });
+    });
+  }
+
+  async #stats(request: NodeGetVolumeStatsRequest__Output): Promise<{ usage: VolumeUsage[] }> {
+    const id = checkVolumeId(request.volumeId);
+    const path = await resolvePath('volume_path', request.volumePath);
+    const volume = this.#files.get(id);
+    const { staged, targets } = await this.#files.readNodeRecord(id);
+    const isStagedHere = staged !== undefined && staged.path === path;
+    const isPublishedHere = path !== undefined && Object.hasOwn(targets, path);
+    const isLive =
+      (isStagedHere && this.#kernel.isStaged(volume, staged.access, path)) ||
+      (isPublishedHere && this.#kernel.mountOf(volume, path) !== undefined);
+    if (!isLive) throw new RuntimeError('NOT_FOUND', `volume_path: volume ${id} is not at ${request.volumePath}`);
+    if (staged?.access === 'block') return { usage: [{ unit: 'BYTES', total: String(volume.sizeBytes) }] };
+    return { usage: await usageOf(path) };
+  }
+
+  /** Runs one call on a volume while no other runs on it. */
+  #exclusive(id: string, work: (volume: VolumeRecord, record: NodeRecord) => Promise<void>): Promise<object> {
+    return this.#inFlight.run(id, async () => {
+      const volume = this.#files.get(id);
+      await work(volume, await this.#files.readNodeRecord(id));
+      return {};
+    });
+  }
+
+  async #requireStaged(
+    volume: VolumeRecord,
+    record: NodeRecord,
+    asked: string,
+    { access }: Capability,
+  ): Promise<string> {
+    if (asked === '') throw new RuntimeError('FAILED_PRECONDITION', 'staging_target_path: is missing, stage first');
+    const path = await resolvePath('staging_target_path', asked);
+    const isStaged = path !== undefined && record.staged?.path === path && record.staged.access === access;
+    if (isStaged && this.#kernel.isStaged(volume, access, path)) return path;
+    throw new RuntimeError('FAILED_PRECONDITION', `volume ${volume.id} is not staged for ${access} at ${asked}`);
+  }
+
+  /**
+   * One target may be published again in the same way; a second target needs a shared mode (CSI NodePublishVolume), and
+   * a block device is read-only for all or for none.
+   */
+  #requireRoom(volume: VolumeRecord, record: NodeRecord, target: Target, capability: Capability): void {
+    for (const path of this.#publishedTargets(volume, record)) {
+      const known = record.targets[path];
+      const differs = known?.readonly !== target.readonly;
+      if (path === target.path) {
+        if (!differs && known?.fingerprint === capability.fingerprint) continue;
+        throw new RuntimeError('ALREADY_EXISTS', `volume ${volume.id} is published at ${path} in another way`);
+      }
+      if (!isShared(capability) || (differs && capability.access === 'block')) {
+        throw new RuntimeError('FAILED_PRECONDITION', `volume ${volume.id} is published at ${path} already`);
+      }
+    }
+  }
+
+  /** Targets that are really mounted. */
+  #publishedTargets(volume: VolumeRecord, { targets }: NodeRecord): string[] {
+    return Object.keys(targets).filter((path) => this.#kernel.mountOf(volume, path) !== undefined);
+  }
+}
+
+function requireSameStaging(
+  volume: VolumeRecord,
+  asked: { readonly path: string; readonly fingerprint: string },
+  staged: { readonly path: string; readonly fingerprint: string },
+): void {
+  if (staged.path !== asked.path) {
+    throw new RuntimeError('FAILED_PRECONDITION', `volume ${volume.id} is staged at ${staged.path} already`);
+  }
+  if (staged.fingerprint !== asked.fingerprint) {
+    throw new RuntimeError('ALREADY_EXISTS', `volume ${volume.id} is staged at ${staged.path} in another way`);
+  }
+}
+
+async function existingDirectory(field: string, path: string | undefined): Promise<string> {
+  const isDirectory = path !== undefined && (await stat(path).catch(() => undefined))?.isDirectory();
+  if (isDirectory === true) return path;
+  throw new RuntimeError('FAILED_PRECONDITION', `${field}: the caller makes this directory, and it is not there`);
+}
+
+async function usageOf(path: string | undefined): Promise<VolumeUsage[]> {
+  if (path === undefined) throw invalid('volume_path', 'is missing');
+  const { bsize, blocks, bfree, bavail, files, ffree } = await statfs(path, { bigint: true });
+  return [
+    usage('BYTES', { total: blocks * bsize, used: (blocks - bfree) * bsize, available: bavail * bsize }),
+    usage('INODES', { total: files, used: files - ffree, available: ffree }),
+  ];
+}
+
+function usage(
+  unit: 'BYTES' | 'INODES',
+  amounts: Readonly<Record<'total' | 'used' | 'available', bigint>>,
+): VolumeUsage {
+  const { total, used, available } = amounts;
+  return { unit, total: String(total), used: String(used), available: String(available) };
+}

@@ -1,0 +1,210 @@
+/**
+ * The volumes on disk, and nothing of the kernel's view of them.
+ *
+ *   DATA/volumes/ID/volume.json   what the volume is
+ *                  /image         type image: a sparse file
+ *                  /data/         type directory
+ *                  /node.json     what was asked of this node (see volume-record.ts)
+ *                  /lock          held by each program that mounts or unmounts the volume
+ *   DATA/new/ID                   a volume being made; becomes volumes/ID by rename(2) when complete
+ *   DATA/trash/ID                 a volume being removed
+ *
+ * A volume exists exactly when volumes/ID does. What a killed driver left in `new` and `trash` is removed at the start.
+ */
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { RuntimeError, systemCode } from '../../errors.ts';
+import { syncDirectory, writeDurably } from './durable-file.ts';
+import { makeImage } from './file-system.ts';
+import {
+  EMPTY_NODE_RECORD,
+  type NodeRecord,
+  nodeRecordSchema,
+  VOLUME_ID,
+  type VolumeRecord,
+  volumeRecordSchema,
+} from './volume-record.ts';
+
+const AREAS = ['volumes', 'new', 'trash'] as const;
+
+export class VolumeFiles {
+  /** Without symbolic links, as the kernel names the files in it. */
+  readonly dataDir: string;
+  readonly #records = new Map<string, VolumeRecord>();
+  /** Ids whose record cannot be read, with the reason. */
+  readonly #damaged = new Map<string, RuntimeError>();
+  /** Sizes of volumes that are being made. */
+  readonly #reserved = new Map<string, number>();
+
+  private constructor(dataDir: string) {
+    this.dataDir = dataDir;
+  }
+
+  /** Opens a data directory, made when absent, and removes what a killed driver left half done. */
+  static async open(dir: string, log: Logger): Promise<VolumeFiles> {
+    for (const area of AREAS) await mkdir(`${dir}/${area}`, { recursive: true, mode: 0o700 });
+    const files = new VolumeFiles(await realpath(dir));
+    for (const area of ['new', 'trash']) {
+      for (const name of await readdir(`${files.dataDir}/${area}`)) {
+        await rm(`${files.dataDir}/${area}/${name}`, { recursive: true });
+        log.info({ area, name }, 'removed an unfinished volume');
+      }
+    }
+    await files.#load(log);
+    return files;
+  }
+
+  /** All volumes, by id. */
+  list(): VolumeRecord[] {
+    return [...this.#records.values()].sort((a, b) => (a.id < b.id ? -1 : 1));
+  }
+
+  named(name: string): VolumeRecord | undefined {
+    return [...this.#records.values()].find((record) => record.name === name);
+  }
+
+  /** @throws {RuntimeError} DATA_LOSS when there is such a volume but its record is unreadable */
+  find(id: string): VolumeRecord | undefined {
+    const damage = this.#damaged.get(id);
+    if (damage !== undefined) throw damage;
+    return this.#records.get(id);
+  }
+
+  /** @throws {RuntimeError} NOT_FOUND, or DATA_LOSS when its record is unreadable */
+  get(id: string): VolumeRecord {
+    const record = this.find(id);
+    if (record === undefined) throw new RuntimeError('NOT_FOUND', `volume ${JSON.stringify(id)} does not exist`);
+    return record;
+  }
+
+  /** The directory of a volume. */
+  directory(id: string): string {
+    return `${this.dataDir}/volumes/${id}`;
+  }
+
+  /** The file or directory that holds a volume's data. */
+  dataOf({ id, type }: Pick<VolumeRecord, 'id' | 'type'>): string {
+    return `${this.directory(id)}/${type === 'image' ? 'image' : 'data'}`;
+  }
+
+  /** The lock file of a volume's commands. */
+  lockOf({ id }: Pick<VolumeRecord, 'id'>): string {
+    return `${this.directory(id)}/lock`;
+  }
+
+  /**
+   * Makes a volume, formatted and durable, or nothing.
+   * @throws {RuntimeError} RESOURCE_EXHAUSTED when the disk could not hold it once full
+   */
+  async create(asked: Omit<VolumeRecord, 'version' | 'id' | 'createdAt'>): Promise<VolumeRecord> {
+    const id = randomBytes(16).toString('hex');
+    const record: VolumeRecord = { version: 1, id, ...asked, createdAt: new Date().toISOString() };
+    const fresh = `${this.dataDir}/new/${id}`;
+    try {
+      await this.#reserve(record);
+      await mkdir(fresh, { mode: 0o700 });
+      await this.#makeData(fresh, record);
+      await writeDurably(`${fresh}/volume.json`, JSON.stringify(record));
+      await rename(fresh, this.directory(id));
+      await syncDirectory(`${this.dataDir}/volumes`);
+      this.#records.set(id, record);
+      return record;
+    } catch (error) {
+      for (const dir of [fresh, this.directory(id)]) await rm(dir, { recursive: true, force: true });
+      throw RuntimeError.from(error, `create volume ${id}`);
+    } finally {
+      this.#reserved.delete(id);
+    }
+  }
+
+  /** Removes a volume with its data. The caller has seen that nothing uses it. */
+  async remove({ id }: VolumeRecord): Promise<void> {
+    const trash = `${this.dataDir}/trash/${id}`;
+    await rename(this.directory(id), trash);
+    this.#records.delete(id);
+    await syncDirectory(`${this.dataDir}/volumes`);
+    await rm(trash, { recursive: true });
+  }
+
+  /** @throws {RuntimeError} DATA_LOSS when the record is unreadable */
+  async readNodeRecord(id: string): Promise<NodeRecord> {
+    const path = `${this.directory(id)}/node.json`;
+    try {
+      return nodeRecordSchema.parse(JSON.parse(await readFile(path, 'utf8')));
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return EMPTY_NODE_RECORD;
+      throw damaged(path, error);
+    }
+  }
+
+  async writeNodeRecord(id: string, record: NodeRecord): Promise<void> {
+    await writeDurably(`${this.directory(id)}/node.json`, JSON.stringify(record));
+  }
+
+  /**
+   * Bytes that new volumes may have: what is free, less what the sparse images that exist may still claim. So a volume's
+   * capacity is there when it is written.
+   */
+  async availableBytes(): Promise<number> {
+    return Math.max(0, await this.#unclaimedBytes());
+  }
+
+  /** Below zero when more was promised than there is. */
+  async #unclaimedBytes(): Promise<number> {
+    const { bavail, bsize } = await statfs(this.dataDir);
+    const claims = await Promise.all(this.list().map((record) => this.#claimOf(record)));
+    const reserved = [...this.#reserved.values()];
+    const promised = [...claims, ...reserved].reduce((sum, bytes) => sum + bytes, 0);
+    return bavail * bsize - promised;
+  }
+
+  /** Bytes an image does not occupy yet. */
+  async #claimOf(record: VolumeRecord): Promise<number> {
+    if (record.type === 'directory') return 0;
+    try {
+      const { blocks } = await stat(this.dataOf(record));
+      return Math.max(0, record.sizeBytes - blocks * 512);
+    } catch (error) {
+      // Removed since it was listed.
+      if (systemCode(error) === 'ENOENT') return 0;
+      throw error;
+    }
+  }
+
+  /** Registered before the first wait, so that two volumes made at once cannot both take the last bytes. */
+  async #reserve({ id, type, sizeBytes }: VolumeRecord): Promise<void> {
+    if (type === 'directory') return;
+    this.#reserved.set(id, sizeBytes);
+    const left = await this.#unclaimedBytes();
+    if (left >= 0) return;
+    const available = Math.max(0, left + sizeBytes);
+    throw new RuntimeError('RESOURCE_EXHAUSTED', `capacity: ${sizeBytes} bytes asked, ${available} are available`);
+  }
+
+  async #makeData(dir: string, { type, sizeBytes, fsType }: VolumeRecord): Promise<void> {
+    if (type === 'image') return makeImage(`${dir}/image`, sizeBytes, fsType);
+    await mkdir(`${dir}/data`);
+    // As the root of a new file system; the umask must not narrow it.
+    await chmod(`${dir}/data`, 0o755);
+  }
+
+  async #load(log: Logger): Promise<void> {
+    for (const id of await readdir(`${this.dataDir}/volumes`)) {
+      const path = `${this.directory(id)}/volume.json`;
+      try {
+        if (!VOLUME_ID.test(id)) throw new Error('the directory is not named by a volume id');
+        this.#records.set(id, volumeRecordSchema.parse(JSON.parse(await readFile(path, 'utf8'))));
+      } catch (error) {
+        const failure = damaged(path, error);
+        this.#damaged.set(id, failure);
+        log.error({ volumeId: id, err: failure }, 'volume record is not readable, the volume is left alone');
+      }
+    }
+  }
+}
+
+function damaged(path: string, cause: unknown): RuntimeError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new RuntimeError('DATA_LOSS', `record ${path} is not readable: ${reason}`, { cause });
+}

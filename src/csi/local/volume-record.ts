@@ -1,0 +1,75 @@
+/**
+ * What the driver writes down about a volume: `volume.json`, made once with the volume, and `node.json`, what was asked
+ * of this node. The latter is intent: whether a path is really mounted is read from the kernel, so it needs no boot id.
+ */
+import { z } from 'zod';
+
+/** Ids are made by the driver: 32 hexadecimal digits, never a name from outside. */
+export const VOLUME_ID: RegExp = /^[0-9a-f]{32}$/;
+
+export const FILE_SYSTEMS = ['ext4', 'xfs'] as const;
+export type FileSystem = (typeof FILE_SYSTEMS)[number];
+
+/** `image`: a sparse file of fixed size behind a loop device. `directory`: a plain directory without a size of its own. */
+export const VOLUME_TYPES = ['image', 'directory'] as const;
+export type VolumeType = (typeof VOLUME_TYPES)[number];
+
+export const ACCESS_TYPES = ['mount', 'block'] as const;
+export type AccessType = (typeof ACCESS_TYPES)[number];
+
+/** A volume as it was made. */
+export interface VolumeRecord {
+  readonly version: 1;
+  readonly id: string;
+  /** The name given to CreateVolume. */
+  readonly name: string;
+  readonly type: VolumeType;
+  /** What it may be used as. */
+  readonly access: readonly AccessType[];
+  /** Given exactly when the image was formatted. */
+  readonly fsType?: FileSystem | undefined;
+  /** Size of the image; for a directory what was asked for, which nothing enforces. */
+  readonly sizeBytes: number;
+  readonly createdAt: string;
+}
+
+/** Where a volume was asked to be staged and published on this node. */
+export interface NodeRecord {
+  readonly version: 1;
+  readonly staged?: StagedRecord | undefined;
+  /** By target path. */
+  readonly targets: Readonly<Record<string, TargetRecord>>;
+}
+
+export interface StagedRecord {
+  readonly path: string;
+  readonly access: AccessType;
+  /** Of the capability; its flags may be secret, so they are not kept. */
+  readonly fingerprint: string;
+}
+
+export interface TargetRecord {
+  readonly fingerprint: string;
+  readonly readonly: boolean;
+}
+
+export const EMPTY_NODE_RECORD: NodeRecord = { version: 1, targets: {} };
+
+export const volumeRecordSchema: z.ZodType<VolumeRecord> = z.strictObject({
+  version: z.literal(1),
+  id: z.string().regex(VOLUME_ID),
+  name: z.string().min(1),
+  type: z.enum(VOLUME_TYPES),
+  access: z.array(z.enum(ACCESS_TYPES)).min(1),
+  fsType: z.enum(FILE_SYSTEMS).optional(),
+  sizeBytes: z.int().nonnegative(),
+  createdAt: z.string(),
+});
+
+const targetSchema: z.ZodType<TargetRecord> = z.strictObject({ fingerprint: z.string(), readonly: z.boolean() });
+
+export const nodeRecordSchema: z.ZodType<NodeRecord> = z.strictObject({
+  version: z.literal(1),
+  staged: z.strictObject({ path: z.string(), access: z.enum(ACCESS_TYPES), fingerprint: z.string() }).optional(),
+  targets: z.record(z.string(), targetSchema),
+});
