@@ -161,6 +161,7 @@ describe('rules', () => {
       ['src/cni/netns.ts', "import { x } from '../csi/plugin.ts';"],
       ['src/csi/volume-manager.ts', `const driver = await ${'import'}('./local/driver.ts');`],
       ['src/csi/local/driver.ts', "import { x } from '../plugin-registry.ts';"],
+      ['src/daemon.ts', "import { x } from './csi/local/driver.ts';"],
       ['src/image/unpack.ts', "import '../cni/network.ts';"],
       ['src/cli/run.ts', "import { x } from '../errors.ts';"],
       ['src/api/server.ts', "import { x } from '../main.ts';"],

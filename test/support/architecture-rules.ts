@@ -13,7 +13,10 @@ export const MAX_LINES = 350;
 
 const RUNTIME_CONTRACTS = ['src/runtime/container.ts', 'src/runtime/isolator.ts', 'src/runtime/launcher.ts'] as const;
 
-/** What a part of the source may import beside itself: directories end with "/", "kernel" is src/*.ts less main.ts. */
+/** The composition root: what knows every part. */
+const COMPOSITION: readonly string[] = ['src/main.ts', 'src/daemon.ts'];
+
+/** What a part of the source may import beside itself: directories end with "/", "kernel" is src/*.ts less the root. */
 const MAY_IMPORT: ReadonlyMap<string, readonly string[]> = new Map([
   ['kernel', []],
   ['runtime', ['kernel']],
@@ -24,7 +27,8 @@ const MAY_IMPORT: ReadonlyMap<string, readonly string[]> = new Map([
   ['ipam', ['kernel', 'src/cni/protocol.ts']],
   ['api', ['kernel', 'src/runtime/', 'src/cni/', 'src/csi/', 'src/ipam/', 'src/image/']],
   ['cli', ['src/api/generated/']],
-  ['main', ['kernel', 'src/']],
+  // Of the embedded driver it knows the command line only.
+  ['composition', ['kernel', 'src/', 'src/csi/local/local-driver.ts']],
 ]);
 
 const VAGUE_NAMES = ['index', 'util', 'utils', 'helper', 'helpers', 'common', 'misc', 'shared', 'types'] as const;
@@ -45,7 +49,7 @@ function mayImport(part: string, allowed: readonly string[], target: string): bo
   const targetPart = partOf(target);
   if (targetPart === part) return true;
   // The embedded driver is a program of its own: whoever wants something of it asks over its socket.
-  if (targetPart === 'csi/local' || targetPart === 'main') return false;
+  if (targetPart === 'csi/local' || targetPart === 'composition') return allowed.includes(target);
   return allowed.some((entry) => {
     if (entry === 'kernel') return targetPart === 'kernel';
     return entry.endsWith('/') ? target.startsWith(entry) : target === entry;
@@ -53,7 +57,7 @@ function mayImport(part: string, allowed: readonly string[], target: string): bo
 }
 
 function partOf(path: string): string {
-  if (path === 'src/main.ts') return 'main';
+  if (COMPOSITION.includes(path)) return 'composition';
   const [, first = '', second = '', ...rest] = path.split('/');
   if (second === '') return 'kernel';
   return first === 'csi' && second === 'local' && rest.length > 0 ? 'csi/local' : first;
