@@ -6,6 +6,7 @@
 import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { posix } from 'node:path';
+import { parseAccount } from '../account.ts';
 import { invalid } from '../errors.ts';
 import type { ContainerSpec, MountRequest, PortMapping, Resources } from './container.ts';
 
@@ -13,13 +14,9 @@ const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 const ID = /^[0-9a-f]{32}$/;
 const HOST_LABEL = /^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/;
 const ENV_KEY = /^[^=\0]+$/;
-const NUMERIC_ID = /^(0|[1-9][0-9]{0,9})$/;
-const ACCOUNT_NAME = /^[a-zA-Z_][a-zA-Z0-9_.-]{0,254}\$?$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
 const CONTROL = /[\u0000-\u001f\u007f]/;
 
-/** Largest uid and gid: 2^31 - 2, since some programs read them as signed and -1 means "no change". */
-const MAX_ACCOUNT_ID = 2 ** 31 - 2;
 /** Kernel limit of one argument or environment string (MAX_ARG_STRLEN), its NUL included. */
 const MAX_STRING_BYTES = 131_072;
 /** Kernel limit of all of them is a quarter of the stack limit; this leaves room for the pointers. */
@@ -94,14 +91,7 @@ export function checkWorkingDir(path: string): string {
 
 /** "uid[:gid]" or "name[:group]", numbers from 0 to 2^31 - 2 in plain decimal. */
 export function checkUser(user: string): string {
-  const parts = user.split(':');
-  if (parts.length > 2) throw invalid('user', `${quoted(user)} has more than one colon`);
-  for (const part of parts) {
-    const numeric = NUMERIC_ID.test(part) && Number(part) <= MAX_ACCOUNT_ID;
-    if (!numeric && !ACCOUNT_NAME.test(part)) {
-      throw invalid('user', `${quoted(user)} must be uid[:gid] with numbers up to ${MAX_ACCOUNT_ID}, or name[:group]`);
-    }
-  }
+  parseAccount('user', user);
   return user;
 }
 
