@@ -16,8 +16,10 @@ const PSEUDO_ROOTS: readonly string[] = ['/proc', '/sys', '/dev'];
 /** Where a path leads. */
 export type Resolved =
   | { readonly kind: 'found'; readonly path: string; readonly hostPath: string; readonly stats: Stats }
-  | { readonly kind: 'missing' | 'loop'; readonly path: string }
-  /** Inside something that exists only once the container does. */
+  | { readonly kind: 'missing'; readonly path: string }
+  /** A loop of links, or a way back up from something that is missing. */
+  | { readonly kind: 'astray'; readonly path: string }
+  /** Inside something that exists only once the container does; `path` is where that begins. */
   | { readonly kind: 'hidden'; readonly path: string };
 
 /** The tree a container will see. */
@@ -37,10 +39,11 @@ export class ContainerPaths {
     let at = '/';
     for (let links = 0; ; ) {
       const here = this.#look(at);
-      if (here.kind !== 'found') return withRest(here, left);
+      if (here.kind === 'missing') return missing(here.path, left);
+      if (here.kind !== 'found') return here;
       if (here.stats.isSymbolicLink()) {
         links += 1;
-        if (links > MAX_LINKS) return { kind: 'loop', path };
+        if (links > MAX_LINKS) return { kind: 'astray', path };
         const target = readlinkSync(here.hostPath);
         left = [...parts(target), ...left];
         at = target.startsWith('/') ? '/' : posix.dirname(at);
@@ -81,10 +84,10 @@ export function isWithin(path: string, root: string): boolean {
   return path === root || path.startsWith(root.endsWith('/') ? root : `${root}/`);
 }
 
-/** What is missing or hidden at one step is so for the whole path. */
-function withRest(here: Resolved, left: readonly string[]): Resolved {
-  if (here.kind === 'found') return here;
-  return { kind: here.kind, path: posix.join(here.path, ...left) };
+/** What is missing at one step is missing for the whole path; ".." would make sense only of what is there. */
+function missing(path: string, left: readonly string[]): Resolved {
+  if (left.includes('..')) return { kind: 'astray', path };
+  return { kind: 'missing', path: posix.join(path, ...left) };
 }
 
 function parts(path: string): string[] {

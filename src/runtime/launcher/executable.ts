@@ -31,7 +31,7 @@ export function checkProcess(contribution: Contribution): void {
 
 function checkWorkingDirectory(cwd: string, paths: ContainerPaths): void {
   const { path, kind } = paths.resolve(cwd);
-  if (kind === 'loop') throw invalid('workdir', `${cwd} is a loop of links`);
+  if (kind === 'astray') throw invalid('workdir', `${cwd} leads round in circles or up from what does not exist`);
   const root = FORBIDDEN_DIRECTORIES.find((directory) => isWithin(path, directory));
   if (root !== undefined) throw invalid('workdir', `${cwd} leads into ${root}, which is no place to work in`);
 }
