@@ -86,9 +86,11 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
     serving.implementation<ControllerDefinition>(new ControllerService(files, kernel, inFlight).handlers()),
   );
   server.addService(csi.service('Node'), serving.implementation<NodeDefinition>(node.handlers()));
+  // Asked for before anybody can know that the driver listens.
+  const ending = endAsked();
   await listen(server, settings.socketPath);
   log.info({ socket: settings.socketPath, dataDir: files.dataDir, volumes: files.list().length }, 'driver listens');
-  const reason = await endAsked();
+  const reason = await ending;
   log.info({ reason }, 'driver ends after the calls under way');
   // No new calls; answers of those under way still go out.
   await Promise.all([new Promise((resolve) => server.tryShutdown(resolve)), serving.drain()]);

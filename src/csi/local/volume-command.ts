@@ -3,11 +3,10 @@
  * lock file, held by the program itself: when the driver is killed in the middle, the program goes on alone, and the
  * next driver must not start another one on the same volume before it has ended. Two mounts of one image would ruin it.
  */
+import { readFileSync, statSync } from 'node:fs';
 import { RuntimeError } from '../../errors.ts';
 import { hostCommand } from '../../host-command.ts';
 
-/** flock's exit code for a lock that is taken; none of the programs ends with it. */
-const LOCK_TAKEN = 111;
 const TIMEOUT_MS = 60_000;
 
 /**
@@ -15,19 +14,25 @@ const TIMEOUT_MS = 60_000;
  * @throws {RuntimeError} ABORTED when a program of an earlier driver still runs on the volume
  */
 export async function volumeCommand(lockFile: string, file: string, args: readonly string[]): Promise<string> {
-  const lock = ['--exclusive', '--nonblock', '--no-fork', '--conflict-exit-code', String(LOCK_TAKEN), lockFile];
   try {
     // Not bound to the call: its caller may go away, the work must still reach a known end.
     const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const lock = ['--exclusive', '--nonblock', '--no-fork', lockFile];
     return await hostCommand('flock', [...lock, file, ...args], signal, { timeoutMs: TIMEOUT_MS });
   } catch (error) {
-    if (exitCodeOf(error) !== LOCK_TAKEN) throw error;
+    // The lock of this program went with it; one that is there belongs to another.
+    if (!isLocked(lockFile)) throw error;
     throw new RuntimeError('ABORTED', `${file}: an earlier command still runs on this volume`, { cause: error });
   }
 }
 
-function exitCodeOf(error: unknown): unknown {
-  if (!(error instanceof RuntimeError)) return undefined;
-  const { cause } = error;
-  return typeof cause === 'object' && cause !== null && 'exitCode' in cause ? cause.exitCode : undefined;
+/**
+ * True when somebody holds the file's lock (proc_locks(5)). Compared by inode alone, since the device is not the one
+ * stat(2) shows on every file system: a match by chance makes a failure look repeatable, no more.
+ */
+function isLocked(lockFile: string): boolean {
+  const inode = statSync(lockFile, { throwIfNoEntry: false })?.ino;
+  return readFileSync('/proc/locks', 'utf8')
+    .split('\n')
+    .some((line) => line.includes(' FLOCK ') && line.includes(`:${inode} `));
 }

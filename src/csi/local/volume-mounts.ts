@@ -123,8 +123,17 @@ export class VolumeMounts {
     await this.#mount(volume, ['--bind'], loop.path, target.path);
   }
 
+  /** @throws {RuntimeError} UNAVAILABLE when a process uses the mount */
   async #unmountAll(volume: VolumeRecord, path: string): Promise<void> {
-    while (this.#kernel.mountOf(volume, path) !== undefined) await this.#command(volume, 'umount', [path]);
+    for (let mount = this.#kernel.mountOf(volume, path); mount !== undefined; ) {
+      const failure = await this.#command(volume, 'umount', [path]).catch((error: unknown) => error);
+      const next = this.#kernel.mountOf(volume, path);
+      if (failure !== undefined && next?.mountId === mount.mountId) {
+        if (failure instanceof RuntimeError && failure.code !== 'INTERNAL') throw failure;
+        throw new RuntimeError('UNAVAILABLE', `${path} of volume ${volume.id} is in use`, { cause: failure });
+      }
+      mount = next;
+    }
   }
 
   async #mount(volume: VolumeRecord, options: readonly string[], source: string, path: string): Promise<void> {
