@@ -29,3 +29,9 @@ generate src/csi/generated csi.proto pluginregistration.proto -I csi-proto
 if [ -e api-proto/berth.proto ]; then
   generate src/api/generated berth.proto -I api-proto
 fi
+
+# Berth's own API also as a JavaScript object: the command line loads it in a fraction of the time that parsing the
+# .proto file takes.
+if [ -e api-proto/berth.proto ]; then
+  node scripts/api-descriptor.ts api-proto/berth.proto > src/api/generated/descriptor.ts
+fi

@@ -47,6 +47,14 @@ export interface ContainerView {
   readonly status: IsolatorStatus;
 }
 
+/** How a container is started. */
+export interface LaunchOptions {
+  /** Open the output before user code runs. */
+  readonly attach?: boolean;
+  /** Ends the output when it aborts; the container goes on. */
+  readonly outputSignal?: AbortSignal;
+}
+
 /** A container that was started. */
 export interface Launched {
   readonly record: ContainerRecord;
@@ -116,11 +124,9 @@ export class Containerizer {
    * @throws {ExecutableError} when the command cannot be executed
    * @throws {RuntimeError} FAILED_PRECONDITION when it runs; otherwise what made the launch fail, with all undone
    */
-  async launch(ref: string, signal: AbortSignal, options: { readonly attach?: boolean } = {}): Promise<Launched> {
+  async launch(ref: string, signal: AbortSignal, options: LaunchOptions = {}): Promise<Launched> {
     const { id } = this.#table.resolve(ref);
-    return this.#cancellable(id, signal, (joint) =>
-      this.#lanes.run(id, () => this.#launch(id, options.attach === true, joint), joint),
-    );
+    return this.#cancellable(id, signal, (joint) => this.#lanes.run(id, () => this.#launch(id, options, joint), joint));
   }
 
   /**
@@ -251,7 +257,7 @@ export class Containerizer {
     for (const isolator of this.#isolators) isolator.validate?.(draft);
   }
 
-  async #launch(id: ContainerId, attach: boolean, signal: AbortSignal): Promise<Launched> {
+  async #launch(id: ContainerId, options: LaunchOptions, signal: AbortSignal): Promise<Launched> {
     const begunMs = performance.now();
     const record = this.#table.get(id);
     const state = stateOf(record);
@@ -261,7 +267,7 @@ export class Containerizer {
     this.#table.write({ ...record, run: { launchedAt: now(), bootId: this.#bootId } });
     try {
       this.#validate(record.spec);
-      const output = await this.#make(this.#table.get(id), attach, signal);
+      const output = await this.#make(this.#table.get(id), options, signal);
       this.#table.write({ ...this.#table.amendRun(id, { startedAt: now() }), provisional: false });
       const durationMs = Math.round(performance.now() - begunMs);
       this.#log.info({ containerId: id, from: state, to: 'running', durationMs }, 'container state changed');
@@ -275,7 +281,7 @@ export class Containerizer {
   /** From the intent to running user code. Every step but the last can be undone without anyone noticing. */
   async #make(
     record: ContainerRecord,
-    attach: boolean,
+    options: LaunchOptions,
     signal: AbortSignal,
   ): Promise<AsyncIterable<OutputChunk> | undefined> {
     const { id } = record;
@@ -298,7 +304,9 @@ export class Containerizer {
     );
     this.#log.debug({ containerId: id, step: 'isolated' }, 'launch step');
     const follow = { follow: true } as const;
-    const output = attach ? await this.#launcher.openLogs(id, follow, this.#closing.signal) : undefined;
+    const { attach, outputSignal } = options;
+    const outputEnd = outputSignal === undefined ? this.#closing.signal : this.#untilClosed(outputSignal);
+    const output = attach === true ? await this.#launcher.openLogs(id, follow, outputEnd) : undefined;
     await this.#launcher.start(id, signal);
     this.#log.debug({ containerId: id, step: 'process started' }, 'launch step');
     return output;

@@ -1,0 +1,106 @@
+/** The Images service: calls of the API as calls of the image store. */
+import { RuntimeError } from '../errors.ts';
+import type { ContainerView } from '../runtime/containerizer.ts';
+import type { Image } from './generated/berth/v1/Image.ts';
+import type { ImageRequest__Output } from './generated/berth/v1/ImageRequest.ts';
+import type { ImagesDefinition } from './generated/berth/v1/Images.ts';
+import type { ImportImageRequest__Output } from './generated/berth/v1/ImportImageRequest.ts';
+import type { ListImagesResponse } from './generated/berth/v1/ListImagesResponse.ts';
+import type { RemoveImageResponse } from './generated/berth/v1/RemoveImageResponse.ts';
+import { checkHostPath, checkImageRef } from './object-ref.ts';
+import type { Call, ServiceMethods } from './protocol.ts';
+
+/** What the service asks of an image. */
+export interface ImageFacts {
+  readonly id: string;
+  readonly reference: string;
+  readonly sizeBytes: number;
+  readonly createdAt: string;
+  readonly config: {
+    readonly entrypoint?: readonly string[] | undefined;
+    readonly command?: readonly string[] | undefined;
+    readonly env?: readonly string[] | undefined;
+    readonly workingDir?: string | undefined;
+    readonly user?: string | undefined;
+    readonly labels?: Readonly<Record<string, string>> | undefined;
+  };
+}
+
+/** What the service asks of the image store. */
+export interface Images {
+  importTar(source: string, reference: string, changes: readonly string[], signal: AbortSignal): Promise<ImageFacts>;
+  list(): readonly ImageFacts[];
+  /** @throws {RuntimeError} NOT_FOUND */
+  get(ref: string): ImageFacts;
+  remove(ref: string, signal: AbortSignal): Promise<void>;
+}
+
+export interface ImagesServiceOptions {
+  readonly images: Images;
+  /** Whose images must stay. */
+  readonly containers: { list(): readonly ContainerView[] };
+}
+
+export class ImagesService implements ServiceMethods<ImagesDefinition> {
+  readonly #images: Images;
+  readonly #containers: ImagesServiceOptions['containers'];
+
+  constructor(options: ImagesServiceOptions) {
+    this.#images = options.images;
+    this.#containers = options.containers;
+  }
+
+  async import({ sourcePath, reference, changes }: ImportImageRequest__Output, { signal }: Call): Promise<Image> {
+    const source = checkHostPath('source_path', sourcePath);
+    return imageMessage(await this.#images.importTar(source, checkImageRef('reference', reference), changes, signal));
+  }
+
+  async list(): Promise<ListImagesResponse> {
+    return { images: this.#images.list().map(imageMessage) };
+  }
+
+  async inspect({ ref }: ImageRequest__Output): Promise<Image> {
+    return imageMessage(this.#images.get(checkImageRef('ref', ref)));
+  }
+
+  async remove({ ref }: ImageRequest__Output, { signal }: Call): Promise<RemoveImageResponse> {
+    const image = this.#images.get(checkImageRef('ref', ref));
+    const user = this.#containers.list().find(({ record }) => this.#means(record.spec.image, image));
+    if (user !== undefined) {
+      const name = user.record.spec.name;
+      throw new RuntimeError(
+        'FAILED_PRECONDITION',
+        `image ${image.reference} is in use by container ${name}: remove the container first (berth rm ${name})`,
+      );
+    }
+    await this.#images.remove(ref, signal);
+    return {};
+  }
+
+  /** True when a container's word for its image leads to this very one. */
+  #means(reference: string, image: ImageFacts): boolean {
+    try {
+      return this.#images.get(reference).id === image.id;
+    } catch (error) {
+      if (error instanceof RuntimeError && error.code === 'NOT_FOUND') return false;
+      throw error;
+    }
+  }
+}
+
+function imageMessage({ id, reference, sizeBytes, createdAt, config }: ImageFacts): Image {
+  return {
+    id,
+    reference,
+    sizeBytes: String(sizeBytes),
+    createdAt,
+    config: {
+      entrypoint: [...(config.entrypoint ?? [])],
+      command: [...(config.command ?? [])],
+      env: [...(config.env ?? [])],
+      workingDir: config.workingDir ?? '',
+      user: config.user ?? '',
+      labels: Object.entries(config.labels ?? {}).map(([key, value]) => ({ key, value })),
+    },
+  };
+}

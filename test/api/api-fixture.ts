@@ -1,0 +1,172 @@
+/**
+ * The API over a real socket: the real Containerizer and services around a launcher without processes, and images,
+ * networks, volumes and plugins that are only tables.
+ */
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { ContainersService } from '../../src/api/containers-service.ts';
+import { type ImageFacts, ImagesService } from '../../src/api/images-service.ts';
+import { NetworksService } from '../../src/api/networks-service.ts';
+import { PluginsService } from '../../src/api/plugins-service.ts';
+import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/api/server.ts';
+import { SystemService } from '../../src/api/system-service.ts';
+import { type VolumeFacts, type VolumeRequest, VolumesService } from '../../src/api/volumes-service.ts';
+import { Daemon } from '../../src/cli/daemon.ts';
+import { RuntimeError } from '../../src/errors.ts';
+import { Containerizer } from '../../src/runtime/containerizer.ts';
+import type { Launcher } from '../../src/runtime/launcher.ts';
+import { MemoryStore } from '../../src/store.ts';
+import { type TestScope as CleanupScope, cleanup } from '../support/cleanup.ts';
+import { FakeLauncher, FakeMachine } from '../support/fake-launcher.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+/** What was asked of the tables, in words. */
+export class FakeBackends {
+  readonly calls: string[] = [];
+  readonly images: Map<string, ImageFacts> = new Map();
+  readonly volumes: Map<string, VolumeFacts> = new Map();
+
+  async importTar(source: string, reference: string, changes: readonly string[]): Promise<ImageFacts> {
+    this.calls.push(`import ${source} ${reference} ${changes.join(' ')}`.trim());
+    const image = { id: 'sha256:0123456789abcdef', reference, sizeBytes: 2048, createdAt: NOW, config: {} };
+    this.images.set(reference, image);
+    return image;
+  }
+
+  async createVolume(request: VolumeRequest): Promise<VolumeFacts> {
+    this.calls.push(`create ${request.name}`);
+    const volume = { ...request, volumeId: 'v-1', state: 'created', createdAt: NOW, containerIds: [] };
+    this.volumes.set(request.name, volume);
+    return volume;
+  }
+
+  services(containerizer: Containerizer): ApiServices {
+    const { images, volumes, calls } = this;
+    const network = 'berth';
+    const summary = {
+      name: network,
+      file: '/etc/cni/net.d/10-berth.conflist',
+      cniVersion: '1.0.0',
+      plugins: ['bridge', 'portmap'],
+      state: 'ready',
+      reason: '',
+      isDefault: true,
+    } as const;
+    const config = { name: network, cniVersion: '1.0.0', disableCheck: false, disableGC: false, plugins: [] };
+    return {
+      System: new SystemService({
+        version: '9.8.7',
+        startedAt: NOW,
+        facts: () => [{ key: 'root', value: '/var/lib/berth' }],
+        checks: async () => [
+          { area: 'runtime', name: 'crun', state: 'ok', detail: 'version 1.8.1' },
+          { area: 'network', name: 'bridge', state: 'fail', detail: 'not found', remedy: 'apt-get install plugins' },
+        ],
+      }),
+      Images: new ImagesService({
+        images: {
+          importTar: (source, reference, changes) => this.importTar(source, reference, changes),
+          list: () => [...images.values()],
+          get: (ref) => known(images, ref, 'image'),
+          remove: async (ref) => {
+            calls.push(`remove image ${ref}`);
+            images.delete(ref);
+          },
+        },
+        containers: containerizer,
+      }),
+      Containers: new ContainersService({ containerizer, networks: { defaultNetworkName: () => network } }),
+      Networks: new NetworksService({
+        configs: {
+          list: () => [summary],
+          inspect: (name) => ({ summary, config: known(new Map([[network, config]]), name, 'network') }),
+        },
+        isolator: {
+          attachments: () => [
+            { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'] },
+          ],
+        },
+      }),
+      Volumes: new VolumesService({
+        create: (request) => this.createVolume(request),
+        list: () => [...volumes.values()],
+        get: (name) => known(volumes, name, 'volume'),
+        remove: async (name) => {
+          known(volumes, name, 'volume');
+          volumes.delete(name);
+        },
+      }),
+      Plugins: new PluginsService({
+        list: () => [
+          {
+            name: 'local.csi.berth',
+            socket: '/run/berth/csi/local.sock',
+            state: 'ready',
+            vendorVersion: '1',
+            capabilities: [],
+          },
+        ],
+      }),
+    };
+  }
+}
+
+const NOW = '2026-01-31T12:00:00.000Z';
+
+function known<T>(table: ReadonlyMap<string, T>, key: string, kind: string): T {
+  const value = table.get(key);
+  if (value === undefined) throw new RuntimeError('NOT_FOUND', `no such ${kind}: ${key}`);
+  return value;
+}
+
+/** A test's context. */
+interface TestScope extends CleanupScope {
+  readonly signal: AbortSignal;
+}
+
+/** A served API. */
+export interface Api {
+  readonly dir: string;
+  readonly socketPath: string;
+  readonly server: ApiServer;
+  readonly containerizer: Containerizer;
+  readonly machine: FakeMachine;
+  readonly backends: FakeBackends;
+  /** A client, closed when the test ends. */
+  readonly daemon: Daemon;
+}
+
+/** What a test may have otherwise. */
+export interface ApiChanges extends Partial<ApiServerOptions> {
+  readonly launcher?: (machine: FakeMachine) => Launcher;
+}
+
+/** Serves the API until the test ends. */
+export async function startApi(t: TestScope, changes: ApiChanges = {}): Promise<Api> {
+  const dir = await tempDir(t);
+  const log = pino({ level: 'silent' });
+  const machine = new FakeMachine();
+  const containerizer = new Containerizer({
+    launcher: changes.launcher?.(machine) ?? new FakeLauncher(machine),
+    isolators: [],
+    store: new MemoryStore(),
+    bootId: 'boot',
+    log,
+  });
+  const backends = new FakeBackends();
+  const socketPath = changes.socketPath ?? join(dir, 'run', 'berthd.sock');
+  const server = new ApiServer({
+    log,
+    drainMs: 500,
+    services: backends.services(containerizer),
+    ...changes,
+    socketPath,
+  });
+  await server.start(t.signal);
+  const daemon = await Daemon.at(socketPath);
+  cleanup(t, async () => {
+    daemon.close();
+    await Promise.all([server.stop(), containerizer.close()]);
+  });
+  return { dir, socketPath, server, containerizer, machine, backends, daemon };
+}
