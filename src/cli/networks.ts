@@ -1,0 +1,63 @@
+/** `network ls | inspect`. */
+import type { Command } from 'commander';
+import type { Network__Output } from '../api/generated/berth/v1/Network.ts';
+import { attachmentObject } from './container-view.ts';
+import { type Format, formatOption, type Session } from './session.ts';
+import type { Column } from './table.ts';
+
+/** Adds the group to the program. */
+export function addNetworkVerbs(program: Command, session: Session): void {
+  const group = program
+    .command('network')
+    .summary('networks: ls, inspect')
+    .description('Networks of this host: the CNI configurations of the directories berthd was given.');
+  group
+    .command('ls')
+    .alias('list')
+    .summary('list networks')
+    .description('Lists every network configuration, also those that cannot be used and why.')
+    .addOption(formatOption())
+    .action(async ({ format }: { format: Format }, command: Command) => {
+      const daemon = await session.daemon(command);
+      const { networks } = await daemon.call('Networks', 'List', {});
+      await session.printList(format, networks, { columns: COLUMNS, json: networkObject });
+    });
+  group
+    .command('inspect')
+    .summary('show everything about networks')
+    .description('Shows networks with their configuration and the containers attached to them, as a JSON array.')
+    .argument('<network...>', 'name')
+    .option('--format <format>', 'always json')
+    .action(async (names: string[], _flags: unknown, command: Command) => {
+      const daemon = await session.daemon(command);
+      const answers = await Promise.all(names.map((name) => daemon.call('Networks', 'Inspect', { name })));
+      await session.printJson(
+        answers.map(({ network, configJson, attachments }) => ({
+          ...(network === null ? {} : networkObject(network)),
+          config: JSON.parse(configJson),
+          containers: attachments.map(({ containerId, attachment }) => ({
+            container: containerId,
+            ...(attachment === null ? {} : attachmentObject(attachment)),
+          })),
+        })),
+      );
+    });
+}
+
+const COLUMNS: readonly Column<Network__Output>[] = [
+  { heading: 'NAME', cell: ({ name }) => (name === '' ? '-' : name) },
+  { heading: 'STATE', cell: (network) => stateName(network) },
+  { heading: 'DEFAULT', cell: ({ isDefault }) => (isDefault ? 'yes' : '') },
+  { heading: 'PLUGINS', cell: ({ plugins }) => plugins.join(' > ') },
+  { heading: 'FILE', cell: ({ file }) => file },
+  { heading: 'REASON', cell: ({ reason }) => reason },
+];
+
+function stateName({ state }: Network__Output): string {
+  return String(state).replace('NETWORK_STATE_', '').toLowerCase().replaceAll('_', '-');
+}
+
+function networkObject(network: Network__Output): Record<string, unknown> {
+  const { name, reason, isDefault, plugins, cniVersion, file } = network;
+  return { name, state: stateName(network), reason, default: isDefault, plugins, cniVersion, file };
+}
