@@ -1,5 +1,7 @@
 /** The Images service: calls of the API as calls of the image store. */
 import { RuntimeError } from '../errors.ts';
+import type { ImageRecord } from '../image/image-record.ts';
+import type { ImageStore } from '../image/image-store.ts';
 import type { ContainerView } from '../runtime/containerizer.ts';
 import type { Image } from './generated/berth/v1/Image.ts';
 import type { ImageRequest__Output } from './generated/berth/v1/ImageRequest.ts';
@@ -10,30 +12,8 @@ import type { RemoveImageResponse } from './generated/berth/v1/RemoveImageRespon
 import { checkHostPath, checkImageRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
 
-/** What the service asks of an image. */
-export interface ImageFacts {
-  readonly id: string;
-  readonly reference: string;
-  readonly sizeBytes: number;
-  readonly createdAt: string;
-  readonly config: {
-    readonly entrypoint?: readonly string[] | undefined;
-    readonly command?: readonly string[] | undefined;
-    readonly env?: readonly string[] | undefined;
-    readonly workingDir?: string | undefined;
-    readonly user?: string | undefined;
-    readonly labels?: Readonly<Record<string, string>> | undefined;
-  };
-}
-
 /** What the service asks of the image store. */
-export interface Images {
-  importTar(source: string, reference: string, changes: readonly string[], signal: AbortSignal): Promise<ImageFacts>;
-  list(): readonly ImageFacts[];
-  /** @throws {RuntimeError} NOT_FOUND */
-  get(ref: string): ImageFacts;
-  remove(ref: string, signal: AbortSignal): Promise<void>;
-}
+export type Images = Pick<ImageStore, 'importTar' | 'list' | 'get' | 'remove'>;
 
 export interface ImagesServiceOptions {
   readonly images: Images;
@@ -64,43 +44,36 @@ export class ImagesService implements ServiceMethods<ImagesDefinition> {
   }
 
   async remove({ ref }: ImageRequest__Output, { signal }: Call): Promise<RemoveImageResponse> {
-    const image = this.#images.get(checkImageRef('ref', ref));
-    const user = this.#containers.list().find(({ record }) => this.#means(record.spec.image, image));
-    if (user !== undefined) {
-      const name = user.record.spec.name;
-      throw new RuntimeError(
-        'FAILED_PRECONDITION',
-        `image ${image.reference} is in use by container ${name}: remove the container first (berth rm ${name})`,
-      );
-    }
-    await this.#images.remove(ref, signal);
+    const inUse = (id: string): boolean =>
+      this.#containers.list().some(({ record }) => this.#means(record.spec.image, id));
+    await this.#images.remove(checkImageRef('ref', ref), inUse, signal);
     return {};
   }
 
-  /** True when a container's word for its image leads to this very one. */
-  #means(reference: string, image: ImageFacts): boolean {
+  /** True when a container's word for its image leads to this very one; a word that leads nowhere holds nothing. */
+  #means(reference: string, id: string): boolean {
     try {
-      return this.#images.get(reference).id === image.id;
+      return this.#images.get(reference).id === id;
     } catch (error) {
-      if (error instanceof RuntimeError && error.code === 'NOT_FOUND') return false;
+      if (error instanceof RuntimeError) return false;
       throw error;
     }
   }
 }
 
-function imageMessage({ id, reference, sizeBytes, createdAt, config }: ImageFacts): Image {
+function imageMessage({ id, reference, sizeBytes, createdAt, config }: ImageRecord): Image {
   return {
     id,
     reference,
     sizeBytes: String(sizeBytes),
     createdAt,
     config: {
-      entrypoint: [...(config.entrypoint ?? [])],
-      command: [...(config.command ?? [])],
-      env: [...(config.env ?? [])],
+      entrypoint: [...config.entrypoint],
+      command: [...config.command],
+      env: [...config.env],
       workingDir: config.workingDir ?? '',
       user: config.user ?? '',
-      labels: Object.entries(config.labels ?? {}).map(([key, value]) => ({ key, value })),
+      labels: Object.entries(config.labels).map(([key, value]) => ({ key, value })),
     },
   };
 }

@@ -1,6 +1,6 @@
 /** The Networks service: the network configurations of this host, and who is attached to each. */
 import type { NetworkConfigs, NetworkState, NetworkSummary } from '../cni/network-config.ts';
-import type { NetworkIsolator } from '../cni/network-isolator.ts';
+import type { NetworkAttachment } from '../cni/network-isolator.ts';
 import type { InspectNetworkResponse } from './generated/berth/v1/InspectNetworkResponse.ts';
 import type { ListNetworksResponse } from './generated/berth/v1/ListNetworksResponse.ts';
 import type { Network } from './generated/berth/v1/Network.ts';
@@ -11,8 +11,8 @@ import type { ServiceMethods } from './protocol.ts';
 
 export interface NetworksServiceOptions {
   readonly configs: Pick<NetworkConfigs, 'list' | 'inspect'>;
-  /** Knows who is attached to what. */
-  readonly isolator: Pick<NetworkIsolator, 'attachments'>;
+  /** Who is attached to the network of this name. */
+  readonly attachments: (network: string) => readonly NetworkAttachment[];
 }
 
 const STATES = {
@@ -35,7 +35,7 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
 
   async inspect({ name }: NetworkRequest__Output): Promise<InspectNetworkResponse> {
     const { summary, config } = this.#options.configs.inspect(checkRef('name', name));
-    const attachments = this.#options.isolator.attachments(name).map(({ containerId, interfaceName, addresses }) => ({
+    const attachments = this.#options.attachments(name).map(({ containerId, interfaceName, addresses }) => ({
       containerId,
       attachment: { network: name, interfaceName, addresses: [...addresses] },
     }));

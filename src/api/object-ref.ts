@@ -5,7 +5,8 @@
 import { invalid } from '../errors.ts';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
-const IMAGE_REF = /^[a-zA-Z0-9][a-zA-Z0-9_.:@-]*(\/[a-zA-Z0-9][a-zA-Z0-9_.:@-]*)*$/;
+/** Any reference the image store may know: a registry may be an IPv6 address in brackets. */
+const IMAGE_REF = /^[a-zA-Z0-9[][a-zA-Z0-9_.:@[\]-]*(\/[a-zA-Z0-9][a-zA-Z0-9_.:@-]*)*$/;
 const MAX_IMAGE_REF_BYTES = 512;
 const MAX_PATH_BYTES = 4095;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for

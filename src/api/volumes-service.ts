@@ -1,6 +1,8 @@
 /** The Volumes service: calls of the API as calls of the volume manager. */
+import type { VolumeRecord } from '../csi/volume.ts';
+import type { VolumeManager } from '../csi/volume-manager.ts';
+import type { VolumeAccess, VolumeRequest } from '../csi/volume-request.ts';
 import { invalid } from '../errors.ts';
-import { safeInteger } from './field.ts';
 import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVolumeRequest.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
@@ -13,40 +15,8 @@ import type { Call, ServiceMethods } from './protocol.ts';
 /** Serves volumes of which nobody said where they come from. */
 const DEFAULT_DRIVER = 'local.csi.berth';
 
-/** A request for a volume. */
-export interface VolumeRequest {
-  readonly name: string;
-  readonly driver: string;
-  readonly capacityBytes: number;
-  readonly access: 'mount' | 'block';
-  readonly fsType?: string;
-  readonly parameters: Readonly<Record<string, string>>;
-}
-
-/** What the service asks of a volume. */
-export interface VolumeFacts {
-  readonly name: string;
-  readonly driver: string;
-  /** The driver's own id; absent while the driver was not heard. */
-  readonly volumeId?: string | undefined;
-  readonly capacityBytes: number;
-  readonly access: 'mount' | 'block';
-  readonly fsType?: string | undefined;
-  readonly state: string;
-  readonly createdAt: string;
-  readonly containerIds: readonly string[];
-  /** Why its last transition failed. */
-  readonly error?: string | undefined;
-}
-
 /** What the service asks of the volume manager. */
-export interface Volumes {
-  create(request: VolumeRequest, signal: AbortSignal): Promise<VolumeFacts>;
-  list(): readonly VolumeFacts[];
-  /** @throws {RuntimeError} NOT_FOUND */
-  get(name: string): VolumeFacts;
-  remove(name: string, signal: AbortSignal): Promise<void>;
-}
+export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'remove'>;
 
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
@@ -73,38 +43,39 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   }
 }
 
-const ACCESS: Readonly<Record<string, VolumeRequest['access']>> = {
+const ACCESS: Readonly<Record<string, VolumeAccess>> = {
   VOLUME_ACCESS_UNSPECIFIED: 'mount',
   VOLUME_ACCESS_MOUNT: 'mount',
   VOLUME_ACCESS_BLOCK: 'block',
 };
 
+/** Shape only: what a field may hold is checked by the volume manager (src/csi/volume-request.ts). */
 function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeRequest {
-  const name = checkRef('name', request.name);
-  const driver = checkRef('driver', request.driver === '' ? DEFAULT_DRIVER : request.driver);
-  const capacityBytes = safeInteger('size', request.capacityBytes);
-  if (capacityBytes <= 0) throw invalid('size', `${capacityBytes} bytes: a volume has at least one`);
   // An enum value that this version does not know arrives as a number.
   const access = ACCESS[String(request.access)];
   if (access === undefined) throw invalid('access', `${String(request.access)} is unknown`);
-  const { fsType } = request;
-  if (access === 'block' && fsType !== undefined) throw invalid('fs-type', 'a block volume has no file system');
-  const parameters = Object.fromEntries(request.parameters.map(({ key, value }) => [key, value]));
-  return { name, driver, capacityBytes, access, parameters, ...(fsType === undefined ? {} : { fsType }) };
+  return {
+    name: checkRef('name', request.name),
+    driver: checkRef('driver', request.driver === '' ? DEFAULT_DRIVER : request.driver),
+    capacityBytes: BigInt(request.capacityBytes),
+    access,
+    fsType: request.fsType,
+    parameters: Object.fromEntries(request.parameters.map(({ key, value }) => [key, value])),
+  };
 }
 
-function volumeMessage(volume: VolumeFacts): Volume {
-  const { name, driver, state, createdAt, fsType } = volume;
+function volumeMessage(volume: VolumeRecord): Volume {
+  const { name, driver, capacityBytes, state, createdAt, fsType } = volume;
   return {
     name,
     driver,
     volumeId: volume.volumeId ?? '',
-    capacityBytes: String(volume.capacityBytes),
+    capacityBytes,
     access: volume.access === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT',
     ...(fsType === undefined ? {} : { fsType }),
     state,
     createdAt,
-    containerIds: [...volume.containerIds],
-    error: volume.error ?? '',
+    containerIds: volume.claims.map(({ containerId }) => containerId),
+    error: volume.failure?.message ?? '',
   };
 }

@@ -5,14 +5,17 @@
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { ContainersService } from '../../src/api/containers-service.ts';
-import { type ImageFacts, ImagesService } from '../../src/api/images-service.ts';
+import { ImagesService } from '../../src/api/images-service.ts';
 import { NetworksService } from '../../src/api/networks-service.ts';
 import { PluginsService } from '../../src/api/plugins-service.ts';
 import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/api/server.ts';
 import { SystemService } from '../../src/api/system-service.ts';
-import { type VolumeFacts, type VolumeRequest, VolumesService } from '../../src/api/volumes-service.ts';
+import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
+import type { VolumeRecord } from '../../src/csi/volume.ts';
+import type { VolumeRequest } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
+import type { ImageRecord } from '../../src/image/image-record.ts';
 import { Containerizer } from '../../src/runtime/containerizer.ts';
 import type { Launcher } from '../../src/runtime/launcher.ts';
 import { MemoryStore } from '../../src/store.ts';
@@ -23,19 +26,35 @@ import { tempDir } from '../support/temp-dir.ts';
 /** What was asked of the tables, in words. */
 export class FakeBackends {
   readonly calls: string[] = [];
-  readonly images: Map<string, ImageFacts> = new Map();
-  readonly volumes: Map<string, VolumeFacts> = new Map();
+  readonly images: Map<string, ImageRecord> = new Map();
+  readonly volumes: Map<string, VolumeRecord> = new Map();
 
-  async importTar(source: string, reference: string, changes: readonly string[]): Promise<ImageFacts> {
+  async importTar(source: string, reference: string, changes: readonly string[]): Promise<ImageRecord> {
     this.calls.push(`import ${source} ${reference} ${changes.join(' ')}`.trim());
-    const image = { id: 'sha256:0123456789abcdef', reference, sizeBytes: 2048, createdAt: NOW, config: {} };
+    const config = { entrypoint: [], command: ['/bin/sh'], env: [], labels: {} };
+    const image = { id: IMAGE_ID, reference, layers: [], sizeBytes: 2048, createdAt: NOW, config };
     this.images.set(reference, image);
     return image;
   }
 
-  async createVolume(request: VolumeRequest): Promise<VolumeFacts> {
+  async createVolume(request: VolumeRequest): Promise<VolumeRecord> {
     this.calls.push(`create ${request.name}`);
-    const volume = { ...request, volumeId: 'v-1', state: 'created', createdAt: NOW, containerIds: [] };
+    const capacityBytes = String(request.capacityBytes);
+    const volume: VolumeRecord = {
+      ...request,
+      requestedBytes: capacityBytes,
+      csiName: `berth-${request.name}`,
+      accessMode: 'SINGLE_NODE_WRITER',
+      provisioned: true,
+      volumeId: 'v-1',
+      volumeContext: {},
+      capacityBytes,
+      state: 'created',
+      rungs: [],
+      publishContext: {},
+      claims: [],
+      createdAt: NOW,
+    };
     this.volumes.set(request.name, volume);
     return volume;
   }
@@ -68,7 +87,9 @@ export class FakeBackends {
           importTar: (source, reference, changes) => this.importTar(source, reference, changes),
           list: () => [...images.values()],
           get: (ref) => known(images, ref, 'image'),
-          remove: async (ref) => {
+          remove: async (ref, inUse) => {
+            if (inUse(known(images, ref, 'image').id))
+              throw new RuntimeError('FAILED_PRECONDITION', `image ${ref} is used`);
             calls.push(`remove image ${ref}`);
             images.delete(ref);
           },
@@ -81,11 +102,9 @@ export class FakeBackends {
           list: () => [summary],
           inspect: (name) => ({ summary, config: known(new Map([[network, config]]), name, 'network') }),
         },
-        isolator: {
-          attachments: () => [
-            { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'] },
-          ],
-        },
+        attachments: () => [
+          { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'] },
+        ],
       }),
       Volumes: new VolumesService({
         create: (request) => this.createVolume(request),
@@ -111,6 +130,7 @@ export class FakeBackends {
   }
 }
 
+const IMAGE_ID = `sha256:${'0123456789abcdef'.repeat(4)}`;
 const NOW = '2026-01-31T12:00:00.000Z';
 
 function known<T>(table: ReadonlyMap<string, T>, key: string, kind: string): T {
