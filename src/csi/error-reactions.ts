@@ -77,18 +77,44 @@ const DOWNWARD: ReadonlySet<Rpc> = new Set<Rpc>([
   'DeleteVolume',
 ]);
 
-/** True when the very same call may be sent again at once, after a pause. */
-export function isRepeatable(error: CsiError): boolean {
-  return RETRYABLE.has(error.code) || (error.code === 'DEADLINE_EXCEEDED' && DOWNWARD.has(error.rpc));
+/** True for calls that give something back. */
+export function isDownward(rpc: Rpc): boolean {
+  return DOWNWARD.has(rpc);
 }
 
-/** Codes after which the call may have had its effect, or may still have it (CSI "Timeouts"). */
-const UNCERTAIN: ReadonlySet<Code> = new Set<Code>(['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED']);
+/** True when the very same call may be sent again at once, after a pause. */
+export function isRepeatable(error: CsiError): boolean {
+  return RETRYABLE.has(error.code) || (error.code === 'DEADLINE_EXCEEDED' && isDownward(error.rpc));
+}
+
+/** Codes by which a plugin says that it has done nothing, and why. */
+const REFUSALS: ReadonlySet<Code> = new Set<Code>([
+  'INVALID_ARGUMENT',
+  'NOT_FOUND',
+  'PERMISSION_DENIED',
+  'FAILED_PRECONDITION',
+  'OUT_OF_RANGE',
+  'UNIMPLEMENTED',
+  'UNAUTHENTICATED',
+]);
+
+/** Codes after which the call may still be under way (CSI "Timeouts"). */
+const STILL_RUNNING: ReadonlySet<Code> = new Set<Code>(['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED']);
+
+/** True when the call surely had no effect. After any other failure it is repeated, or reversed by its opposite. */
+export function isRefusal(code: Code): boolean {
+  return REFUSALS.has(code);
+}
 
 /**
- * True when nobody can say whether the call took effect. UNKNOWN and INTERNAL belong here when first met: a plugin
- * gives them for anything. The same answer to the same call a second time counts as its final word.
+ * True when a CreateVolume that failed may yet bear a volume. It has no opposite while the id is not known, so what is
+ * final matters more here: UNKNOWN and INTERNAL are a plugin's words for anything, and final when said twice.
  */
-export function isUncertain(code: Code, repeated: boolean = false): boolean {
-  return UNCERTAIN.has(code) || (!repeated && (code === 'UNKNOWN' || code === 'INTERNAL'));
+export function isCreateUnsettled(code: Code, repeated: boolean): boolean {
+  return STILL_RUNNING.has(code) || (!repeated && isVague(code));
+}
+
+/** Codes that say nothing of what went wrong. */
+export function isVague(code: Code): boolean {
+  return code === 'UNKNOWN' || code === 'INTERNAL';
 }

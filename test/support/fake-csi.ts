@@ -191,6 +191,18 @@ export class FakeCsi {
     return this.attached.size === 0 && this.staged.size === 0 && this.published.size === 0;
   }
 
+  /** A volume that is there without having been made through CSI: its id is `id`. */
+  async provide(id: string, block: boolean, context: Readonly<Record<string, string>> = {}): Promise<void> {
+    const path = this.#backing({ id });
+    if (block) {
+      await writeFile(path, '');
+      await truncate(path, 16 * 2 ** 20);
+    } else {
+      await mkdir(path, { recursive: true });
+    }
+    this.volumes.set(id, { id, request: {}, block, context });
+  }
+
   hasController(capability: string): boolean {
     return this.options.controller?.includes(capability) ?? false;
   }
@@ -271,7 +283,7 @@ export class FakeCsi {
 
   async #make(request: Message): Promise<FakeVolume> {
     const id = this.options.volumeId?.(request['name']) ?? `id-of-${request['name']}`;
-    const block = request['volumeCapabilities'][0].block !== null;
+    const block = request['volumeCapabilities'][0].accessType === 'block';
     const volume = { id, request, block, context: this.options.volumeContext ?? { made: 'here' } };
     const path = this.#backing(volume);
     if (!block) await mkdir(path, { recursive: true });

@@ -1,0 +1,81 @@
+/**
+ * Volumes for which something is due that could not be done: tried again after growing, jittered pauses, and at once when
+ * their plugin is back. What is due, and whether it still is, only the settling itself knows.
+ */
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import type { PluginRegistry } from './plugin-registry.ts';
+
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 60_000;
+
+export interface VolumeBacklogOptions {
+  readonly log: Logger;
+  /** Does what is due for a volume; does nothing when nothing is. */
+  readonly settle: (name: string, signal: AbortSignal) => Promise<void>;
+  /** Longest time of one attempt. */
+  readonly attemptMs: number;
+}
+
+export class VolumeBacklog {
+  readonly #options: VolumeBacklogOptions;
+  readonly #due = new Map<string, { attempts: number; timer: NodeJS.Timeout }>();
+  readonly #running = new Set<Promise<void>>();
+  readonly #closing = new AbortController();
+  #unfollow: () => void = () => undefined;
+
+  constructor(options: VolumeBacklogOptions) {
+    this.#options = options;
+  }
+
+  /** Tries again at once what is due for a plugin's volumes when the plugin becomes ready. */
+  follow(registry: PluginRegistry, volumesOf: (driver: string) => readonly { readonly name: string }[]): void {
+    this.#unfollow = registry.onReady((driver) => {
+      for (const { name } of volumesOf(driver)) if (this.#due.has(name)) this.#try(name);
+    });
+  }
+
+  /** Plans the next attempt. */
+  add(name: string): void {
+    if (this.#closing.signal.aborted) return;
+    const known = this.#due.get(name);
+    clearTimeout(known?.timer);
+    const attempts = (known?.attempts ?? 0) + 1;
+    const ceilingMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempts - 1));
+    const timer = setTimeout(() => this.#try(name), Math.round(ceilingMs * (0.5 + Math.random() / 2))).unref();
+    this.#due.set(name, { attempts, timer });
+  }
+
+  /** Nothing is due any more. */
+  done(name: string): void {
+    clearTimeout(this.#due.get(name)?.timer);
+    this.#due.delete(name);
+  }
+
+  /** Ends all attempts and waits for the one under way. */
+  async close(): Promise<void> {
+    this.#closing.abort(new RuntimeError('CANCELLED', 'berthd is shutting down'));
+    this.#unfollow();
+    for (const { timer } of this.#due.values()) clearTimeout(timer);
+    this.#due.clear();
+    await Promise.all(this.#running);
+  }
+
+  #try(name: string): void {
+    const running = this.#attempt(name).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+  }
+
+  async #attempt(name: string): Promise<void> {
+    const { log, settle, attemptMs } = this.#options;
+    const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(attemptMs)]);
+    try {
+      await settle(name, signal);
+      this.done(name);
+    } catch (error) {
+      if (this.#closing.signal.aborted) return;
+      log.warn({ volume: name, err: error }, 'volume is not settled, will be tried again');
+      this.add(name);
+    }
+  }
+}

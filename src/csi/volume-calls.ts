@@ -1,0 +1,152 @@
+/**
+ * The calls that move a volume, with the fields CSI asks for: made from the record alone, so that a repeated call says
+ * exactly what the first one said. What comes back is checked here before anything believes it.
+ */
+import { RuntimeError } from '../errors.ts';
+import { lawful, type Plugin } from './plugin.ts';
+import {
+  CsiError,
+  checkMap,
+  checkText,
+  type Request,
+  type Response,
+  type StringMap,
+  volumeCapability,
+} from './protocol.ts';
+import type { VolumeRecord } from './volume.ts';
+import type { VolumePaths } from './volume-mounts.ts';
+
+/** What CreateVolume tells about a volume. */
+export type MadeVolume = Pick<VolumeRecord, 'volumeId' | 'volumeContext' | 'capacityBytes'>;
+
+export function createRequest(record: VolumeRecord, secrets: StringMap): Request<'CreateVolume'> {
+  const here = record.topology === undefined ? undefined : [{ segments: { ...record.topology } }];
+  return {
+    name: record.csiName,
+    capacityRange: { requiredBytes: record.requestedBytes },
+    volumeCapabilities: [capabilityOf(record)],
+    parameters: { ...record.parameters },
+    secrets,
+    ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
+  };
+}
+
+/** @throws {CsiError} FAILED_PRECONDITION when the volume cannot be used, though it was made: asking again is no help */
+export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVolume'>): MadeVolume {
+  const check = (): MadeVolume => {
+    if (volume === null) throw new RuntimeError('INTERNAL', 'volume is absent');
+    if (volume.volumeId === '') throw new RuntimeError('INTERNAL', 'volume_id is empty');
+    const made = BigInt(volume.capacityBytes);
+    if (made !== 0n && made < BigInt(record.requestedBytes)) {
+      throw new RuntimeError('INTERNAL', `capacity_bytes is ${made}, ${record.requestedBytes} were asked for`);
+    }
+    checkReachable(record, volume.accessibleTopology);
+    return {
+      volumeId: checkText('volume_id', volume.volumeId),
+      volumeContext: checkMap('volume_context', volume.volumeContext),
+      // Zero means unknown.
+      capacityBytes: made === 0n ? record.requestedBytes : String(made),
+    };
+  };
+  return lawful('CreateVolume', record.driver, check, 'FAILED_PRECONDITION');
+}
+
+/** No entry means everywhere; otherwise all segments of one entry must hold here. Keys know no case (CSI "Topology"). */
+function checkReachable({ topology }: VolumeRecord, entries: readonly { readonly segments: StringMap }[]): void {
+  if (entries.length === 0) return;
+  const here = new Map(Object.entries(topology ?? {}).map(([key, value]) => [key.toLowerCase(), value]));
+  const fits = entries.some(({ segments }) =>
+    Object.entries(segments).every(([key, value]) => here.get(key.toLowerCase()) === value),
+  );
+  if (fits) return;
+  const asText = (map: StringMap): string => JSON.stringify(map);
+  const there = entries.map(({ segments }) => asText(segments)).join(' or ');
+  throw new RuntimeError('INTERNAL', `accessible_topology is ${there}, this node is ${asText(topology ?? {})}`);
+}
+
+export function deleteRequest(record: VolumeRecord, secrets: StringMap): Request<'DeleteVolume'> {
+  return { volumeId: idOf(record), secrets };
+}
+
+/** @throws {CsiError} UNIMPLEMENTED when the plugin has not said who this node is */
+export function nodeIdOf(plugin: Plugin): string {
+  if (plugin.nodeId !== undefined && plugin.nodeId !== '') return plugin.nodeId;
+  throw new CsiError(
+    'UNIMPLEMENTED',
+    plugin.name,
+    'NodeGetInfo',
+    'volumes are attached to nodes, but node_id is empty',
+  );
+}
+
+export function attachRequest(record: VolumeRecord, secrets: StringMap): Request<'ControllerPublishVolume'> {
+  return {
+    volumeId: idOf(record),
+    nodeId: attachedNode(record),
+    volumeCapability: capabilityOf(record),
+    readonly: false,
+    secrets,
+    volumeContext: { ...record.volumeContext },
+  };
+}
+
+/** @throws {CsiError} INTERNAL when the answer is over the limits */
+export function readAttached(record: VolumeRecord, response: Response<'ControllerPublishVolume'>): StringMap {
+  const rpc = 'ControllerPublishVolume';
+  return lawful(rpc, record.driver, () => checkMap('publish_context', response.publishContext));
+}
+
+export function detachRequest(record: VolumeRecord, secrets: StringMap): Request<'ControllerUnpublishVolume'> {
+  return { volumeId: idOf(record), nodeId: attachedNode(record), secrets };
+}
+
+export function stageRequest(record: VolumeRecord, paths: VolumePaths, secrets: StringMap): Request<'NodeStageVolume'> {
+  return {
+    volumeId: idOf(record),
+    publishContext: { ...record.publishContext },
+    stagingTargetPath: paths.stage,
+    volumeCapability: capabilityOf(record),
+    secrets,
+    volumeContext: { ...record.volumeContext },
+  };
+}
+
+export function unstageRequest(record: VolumeRecord, paths: VolumePaths): Request<'NodeUnstageVolume'> {
+  return { volumeId: idOf(record), stagingTargetPath: paths.stage };
+}
+
+export function publishRequest(
+  record: VolumeRecord,
+  paths: VolumePaths,
+  secrets: StringMap,
+): Request<'NodePublishVolume'> {
+  return {
+    volumeId: idOf(record),
+    publishContext: { ...record.publishContext },
+    stagingTargetPath: record.rungs.includes('stage') ? paths.stage : '',
+    targetPath: paths.target,
+    volumeCapability: capabilityOf(record),
+    readonly: false,
+    secrets,
+    volumeContext: { ...record.volumeContext },
+  };
+}
+
+export function unpublishRequest(record: VolumeRecord, paths: VolumePaths): Request<'NodeUnpublishVolume'> {
+  return { volumeId: idOf(record), targetPath: paths.target };
+}
+
+function capabilityOf({ access, accessMode, fsType }: VolumeRecord): ReturnType<typeof volumeCapability> {
+  return volumeCapability(access, accessMode, fsType);
+}
+
+function idOf({ name, volumeId }: VolumeRecord): string {
+  if (volumeId !== undefined) return volumeId;
+  throw new RuntimeError('INTERNAL', `volume ${name} has no id yet`);
+}
+
+/** Empty would mean all nodes (CSI ControllerUnpublishVolume). */
+function attachedNode({ name, nodeId }: VolumeRecord): string {
+  if (nodeId !== undefined && nodeId !== '') return nodeId;
+  throw new RuntimeError('INTERNAL', `volume ${name} has no node id`);
+}

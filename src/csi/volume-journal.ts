@@ -1,0 +1,57 @@
+/** Writes what becomes of volumes: every state before the call it is about, every failure with its reason. */
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import type { Store } from '../store.ts';
+import type { VolumeRecord } from './volume.ts';
+
+export class VolumeJournal {
+  readonly #store: Store<VolumeRecord>;
+  readonly #log: Logger;
+
+  constructor(store: Store<VolumeRecord>, log: Logger) {
+    this.#store = store;
+    this.#log = log;
+  }
+
+  /** A first record. @throws {RuntimeError} ALREADY_EXISTS */
+  begin(record: VolumeRecord): VolumeRecord {
+    this.#store.create(record.name, record);
+    this.#log.info({ volume: record.name, plugin: record.driver, to: record.state }, 'volume state changed');
+    return record;
+  }
+
+  /** Durable when it returns; a change of state is logged. */
+  write(record: VolumeRecord, changes: Partial<VolumeRecord>): VolumeRecord {
+    const next = { ...record, ...changes };
+    this.#store.write(record.name, next);
+    if (next.state !== record.state) this.#changed(record, next.state);
+    return next;
+  }
+
+  /** Remembers why a transition failed and returns the reason. */
+  fail(record: VolumeRecord, error: unknown, changes: Partial<VolumeRecord> = {}): RuntimeError {
+    const failure = RuntimeError.from(error, `volume ${record.name}`);
+    const { code, message } = failure;
+    this.write(record, { ...changes, failure: { code, message, failedAt: new Date().toISOString() } });
+    return failure;
+  }
+
+  /** Runs work and remembers its failure. */
+  async noting<T>(record: VolumeRecord, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw this.fail(record, error);
+    }
+  }
+
+  /** The record goes. */
+  forget(record: VolumeRecord): void {
+    this.#store.remove(record.name);
+    this.#changed(record, 'gone');
+  }
+
+  #changed({ name, driver, state }: VolumeRecord, to: string): void {
+    this.#log.info({ volume: name, plugin: driver, from: state, to }, 'volume state changed');
+  }
+}

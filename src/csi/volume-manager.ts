@@ -1,0 +1,262 @@
+/**
+ * CSI volumes of this machine: made, claimed by containers, given back, unmade. It owns the records and their claims;
+ * how one volume moves is volume-ladder.ts. A volume is published once, at one place, for as long as any container
+ * claims it: a volume for one node may be published there once only (CSI NodePublishVolume), and its containers share it.
+ *
+ *   claim recorded -> volume raised -> ... container runs ... -> claim marked -> volume lowered -> claim gone
+ *
+ * One lane per volume: at most one call is in flight for it (CSI "Concurrency"). What could not be undone stays on
+ * record and is tried again: when its plugin is back, after growing pauses, and when asked.
+ */
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import { Serial } from '../serial.ts';
+import type { Store } from '../store.ts';
+import { PluginCaller, type SecretSource, type VolumeDeadlines } from './plugin-caller.ts';
+import type { PluginRegistry } from './plugin-registry.ts';
+import { activeClaims, type Claim, type VolumeRecord } from './volume.ts';
+import { VolumeBacklog } from './volume-backlog.ts';
+import { VolumeJournal } from './volume-journal.ts';
+import { VolumeLadder } from './volume-ladder.ts';
+import { VolumeMounts } from './volume-mounts.ts';
+import { VolumeProvisioning } from './volume-provisioning.ts';
+import { checkContainerId, isSameRequest, type VolumeRequest, validateVolumeRequest } from './volume-request.ts';
+
+export interface VolumeManagerOptions {
+  readonly registry: PluginRegistry;
+  readonly store: Store<VolumeRecord>;
+  /** Volumes are mounted in ROOT/csi/mounts. */
+  readonly rootDir: string;
+  /** This boot's id (src/process-identity.ts). */
+  readonly bootId: string;
+  readonly log: Logger;
+  readonly deadlines?: VolumeDeadlines;
+  readonly secrets?: SecretSource;
+}
+
+/** How a container wants a volume. */
+export interface PublishOptions {
+  readonly readOnly: boolean;
+  /** Where the container will see it, for lists. */
+  readonly target?: string;
+}
+
+/** Longest time one attempt in the background may take. */
+const ATTEMPT_TIMEOUT_MS = 60_000;
+/** Longest time a start of the daemon waits for one volume; the background goes on. */
+const RECOVER_TIMEOUT_MS = 10_000;
+
+export class VolumeManager {
+  readonly #options: VolumeManagerOptions;
+  readonly #store: Store<VolumeRecord>;
+  readonly #log: Logger;
+  readonly #mounts: VolumeMounts;
+  readonly #journal: VolumeJournal;
+  readonly #ladder: VolumeLadder;
+  readonly #provisioning: VolumeProvisioning;
+  readonly #lanes = new Serial();
+  readonly #backlog: VolumeBacklog;
+
+  constructor(options: VolumeManagerOptions) {
+    this.#options = options;
+    this.#store = options.store;
+    this.#log = options.log.child({ component: 'volumes' });
+    this.#mounts = new VolumeMounts(options.rootDir, this.#log);
+    this.#journal = new VolumeJournal(options.store, this.#log);
+    const { registry, deadlines, secrets, bootId } = options;
+    const caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
+    const shared = { caller, journal: this.#journal, log: this.#log };
+    this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
+    this.#provisioning = new VolumeProvisioning(shared);
+    this.#backlog = new VolumeBacklog({
+      log: this.#log,
+      settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
+      attemptMs: ATTEMPT_TIMEOUT_MS,
+    });
+    this.#backlog.follow(registry, (driver) => this.list().filter((record) => record.driver === driver));
+  }
+
+  /**
+   * Makes a volume. The same request may be repeated, and continues one whose outcome is unknown. A refused request
+   * leaves nothing; one without an outcome leaves a record in state "creating" that can be repeated or removed.
+   * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
+   */
+  async create(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
+    validateVolumeRequest(request);
+    const { name } = request;
+    return this.#lanes.run(
+      name,
+      async () => {
+        const existing = this.#store.read(name);
+        if (existing === undefined) {
+          return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
+        }
+        if (!isSameRequest(existing, request)) {
+          throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);
+        }
+        if (existing.state === 'deleting') throw busy(existing);
+        return this.#provisioning.make(existing, signal);
+      },
+      signal,
+    );
+  }
+
+  /** All volumes, by name. */
+  list(): readonly VolumeRecord[] {
+    return [...this.#store.entries().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** @throws {RuntimeError} NOT_FOUND, or DATA_LOSS when its record does not decode */
+  get(name: string): VolumeRecord {
+    const record = this.#store.read(name);
+    if (record === undefined) throw new RuntimeError('NOT_FOUND', `no volume ${JSON.stringify(name.slice(0, 128))}`);
+    return record;
+  }
+
+  /**
+   * Unmakes a volume; repeated until the plugin has done it.
+   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION while containers claim it, or what the plugin says
+   */
+  async remove(name: string, signal: AbortSignal): Promise<void> {
+    await this.#lanes.run(
+      name,
+      async () => {
+        const record = this.get(name);
+        if (activeClaims(record).length > 0) {
+          const users = activeClaims(record).map(({ containerId }) => containerId);
+          throw new RuntimeError('FAILED_PRECONDITION', `volume ${name} is used by container ${users.join(', ')}`);
+        }
+        await this.#attempt(name, () => this.#unmake(record, signal));
+      },
+      signal,
+    );
+  }
+
+  /**
+   * Brings a volume to this machine for a container. When it fails, `release` is due.
+   * @returns the mounted directory, or the block device node, as the host sees it
+   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION while it is made or unmade, or what the plugin says
+   */
+  async publish(
+    name: string,
+    containerId: string,
+    options: PublishOptions,
+    signal: AbortSignal,
+  ): Promise<{ readonly path: string }> {
+    checkContainerId(containerId);
+    return this.#lanes.run(
+      name,
+      async () => {
+        const record = this.get(name);
+        if (record.state === 'creating' || record.state === 'deleting') throw busy(record);
+        const others = record.claims.filter((claim) => claim.containerId !== containerId);
+        const claim: Claim = { containerId, ...options, claimedAt: now(), releasing: false };
+        const claimed = this.#journal.write(record, { claims: [...others, claim] });
+        const published = await this.#ladder.raise(claimed, signal);
+        const paths = this.#mounts.pathsOf(published);
+        await this.#mounts.verifyTarget(published, paths);
+        return { path: paths.target };
+      },
+      signal,
+    );
+  }
+
+  /**
+   * Ends a container's use of a volume; the last one takes the volume down. Succeeds for volumes and containers that are
+   * unknown. @throws {RuntimeError} when something is left: the claim stays, call it again
+   */
+  async release(name: string, containerId: string, signal: AbortSignal): Promise<void> {
+    checkContainerId(containerId);
+    await this.#lanes.run(
+      name,
+      async () => {
+        const record = this.#store.read(name);
+        if (record === undefined) return;
+        if (activeClaims(record).some((claim) => claim.containerId === containerId)) {
+          this.#journal.write(record, { claims: marked(record, (claim) => claim.containerId === containerId) });
+        }
+        await this.#attempt(name, () => this.#settle(name, signal));
+      },
+      signal,
+    );
+  }
+
+  /**
+   * Due once, before any other call: ends what a daemon that died had begun, and voids what another boot has left.
+   * Claims on a published volume stay, their containers may be running. What fails is logged and tried again.
+   */
+  async recover(signal: AbortSignal): Promise<void> {
+    for (const [name, reason] of this.#store.damaged()) {
+      this.#log.error({ volume: name, reason }, 'volume record does not decode: left alone');
+    }
+    const bounded = AbortSignal.any([signal, AbortSignal.timeout(RECOVER_TIMEOUT_MS)]);
+    await Promise.all(this.list().map(({ name }) => this.#lanes.run(name, () => this.#recoverOne(name, bounded))));
+  }
+
+  /** Ends the background's work and waits for calls under way. Volumes stay as they are. */
+  async close(): Promise<void> {
+    await this.#backlog.close();
+    await this.#lanes.drain();
+  }
+
+  /** Down from wherever it stands. */
+  async #unmake(record: VolumeRecord, signal: AbortSignal): Promise<void> {
+    const mounted = record.state !== 'creating' && record.state !== 'deleting';
+    const start = mounted ? await this.#ladder.lower(record, signal) : record;
+    await this.#provisioning.unmake({ ...start, claims: [] }, signal);
+  }
+
+  /** Finishes what is due: a volume half made, half unmade, or no longer used. Nothing is due for one in use. */
+  async #settle(name: string, signal: AbortSignal): Promise<void> {
+    const record = this.#store.read(name);
+    if (record === undefined) return;
+    if (record.state === 'creating') {
+      await this.#provisioning.makeOrForget(record, signal);
+      return;
+    }
+    if (record.state === 'deleting') return this.#provisioning.unmake(record, signal);
+    const active = activeClaims(record);
+    const settled = active.length > 0 ? record : await this.#ladder.lower(record, signal);
+    if (settled.claims.length > active.length) this.#journal.write(settled, { claims: active });
+  }
+
+  async #recoverOne(name: string, signal: AbortSignal): Promise<void> {
+    try {
+      this.#void(name);
+      await this.#attempt(name, () => this.#settle(name, signal));
+    } catch (error) {
+      this.#log.warn({ volume: name, err: error }, 'volume recovery incomplete, will be tried again');
+    }
+  }
+
+  /** Claims of containers that cannot be running: of another boot, or on a volume that had not come up. */
+  #void(name: string): void {
+    const record = this.get(name);
+    if (record.state === 'published' && record.bootId === this.#options.bootId) return;
+    if (record.claims.length > 0) this.#journal.write(record, { claims: marked(record, () => true) });
+  }
+
+  /** Runs work that must be done in the end: when it fails it is tried again in the background. */
+  async #attempt(name: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      this.#backlog.done(name);
+    } catch (error) {
+      this.#backlog.add(name);
+      throw error;
+    }
+  }
+}
+
+function marked({ claims }: VolumeRecord, ended: (claim: Claim) => boolean): readonly Claim[] {
+  return claims.map((claim) => (ended(claim) ? { ...claim, releasing: true } : claim));
+}
+
+function busy({ name, state }: VolumeRecord): RuntimeError {
+  const advice = state === 'creating' ? 'create it again or remove it' : 'remove it again';
+  return new RuntimeError('FAILED_PRECONDITION', `volume ${name} is ${state}: ${advice}`);
+}
+
+function now(): string {
+  return new Date().toISOString();
+}

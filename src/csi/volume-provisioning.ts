@@ -1,0 +1,146 @@
+/**
+ * The lowest rung: how a volume comes to be and ends (CSI CreateVolume, DeleteVolume). Callers hold the volume's lane.
+ *
+ * CreateVolume has no opposite until it has told an id. So its outcome is found by repeating it with the same name, and a
+ * volume nobody wants any more is made once more before it is deleted.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import { isCreateUnsettled, isRefusal, isVague } from './error-reactions.ts';
+import type { PluginCaller } from './plugin-caller.ts';
+import { CsiError, type Response } from './protocol.ts';
+import { accessModeFor, type VolumeRecord } from './volume.ts';
+import { createRequest, deleteRequest, readCreated } from './volume-calls.ts';
+import type { VolumeJournal } from './volume-journal.ts';
+import type { VolumeRequest } from './volume-request.ts';
+
+export interface VolumeProvisioningOptions {
+  readonly caller: PluginCaller;
+  readonly journal: VolumeJournal;
+  readonly log: Logger;
+}
+
+export class VolumeProvisioning {
+  readonly #caller: PluginCaller;
+  readonly #journal: VolumeJournal;
+  readonly #log: Logger;
+
+  constructor(options: VolumeProvisioningOptions) {
+    this.#caller = options.caller;
+    this.#journal = options.journal;
+    this.#log = options.log;
+  }
+
+  /** Records the intent, with everything that a repeated CreateVolume must say again. */
+  async intend(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
+    const { capabilities, topology } = await this.#caller.plugin(request.driver, signal);
+    const { name, driver, access, fsType, parameters } = request;
+    const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
+    const capacityBytes = String(request.capacityBytes);
+    return this.#journal.begin({
+      ...{ name, driver, access, fsType, parameters, provisioned, topology, capacityBytes },
+      requestedBytes: capacityBytes,
+      csiName: `${name.slice(0, 48)}-${randomBytes(6).toString('hex')}`,
+      accessMode: accessModeFor(capabilities),
+      // A plugin that makes no volumes is told of one that is there: its id is its name, its context the parameters.
+      ...(provisioned ? {} : { volumeId: name }),
+      volumeContext: provisioned ? {} : parameters,
+      state: provisioned ? 'creating' : 'created',
+      rungs: ['volume'],
+      publishContext: {},
+      claims: [],
+      createdAt: new Date().toISOString(),
+    });
+  }
+
+  /**
+   * Makes the volume of a record in state "creating". A refusal removes the record; a failure without an outcome leaves
+   * it. @throws {RuntimeError} what the plugin says
+   */
+  async make(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+    if (record.state !== 'creating') return record;
+    try {
+      return await this.#createTwice(record, signal);
+    } catch (error) {
+      const { code } = RuntimeError.from(error, 'create');
+      if (isCreateUnsettled(code, !signal.aborted)) throw this.#journal.fail(record, error);
+      this.#journal.forget(record);
+      throw error;
+    }
+  }
+
+  /** The same, but a refusal is what is wanted: undefined says that there is no volume. */
+  async makeOrForget(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord | undefined> {
+    try {
+      return await this.make(record, signal);
+    } catch (error) {
+      if (isCreateUnsettled(RuntimeError.from(error, 'create').code, !signal.aborted)) throw error;
+      this.#log.warn({ volume: record.name, err: error }, 'volume was never made');
+      return undefined;
+    }
+  }
+
+  /**
+   * Unmakes a volume that is nowhere mounted and forgets it. When the plugin refuses, the volume stays as it was.
+   * @throws {RuntimeError} what the plugin says
+   */
+  async unmake(start: VolumeRecord, signal: AbortSignal): Promise<void> {
+    const made = start.state === 'creating' ? await this.makeOrForget(start, signal) : start;
+    if (made === undefined) return;
+    if (!made.provisioned) return this.#journal.forget(made);
+    const record = this.#journal.write(made, { state: 'deleting' });
+    try {
+      await this.#delete(record, record, signal);
+    } catch (error) {
+      const refused = error instanceof CsiError && isRefusal(error.code);
+      throw this.#journal.fail(record, error, refused ? { state: 'created' } : {});
+    }
+    this.#journal.forget(record);
+  }
+
+  /** A vague failure is asked about once more. */
+  async #createTwice(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+    try {
+      return await this.#create(record, signal);
+    } catch (error) {
+      if (signal.aborted || !isVague(RuntimeError.from(error, 'create').code)) throw error;
+      this.#log.warn({ volume: record.name, err: error }, 'CreateVolume failed, asking once more');
+      return this.#create(record, signal);
+    }
+  }
+
+  async #create(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+    const request = createRequest(record, this.#caller.secrets(record, 'CreateVolume'));
+    const response = await this.#caller.call(record, 'CreateVolume', request, signal);
+    try {
+      return this.#journal.write(record, { ...readCreated(record, response), state: 'created', failure: undefined });
+    } catch (error) {
+      await this.#disown(record, response, signal);
+      throw error;
+    }
+  }
+
+  /** A volume that cannot be used is not kept in the storage system. */
+  async #disown(record: VolumeRecord, { volume }: Response<'CreateVolume'>, signal: AbortSignal): Promise<void> {
+    if (volume === null || volume.volumeId === '') return;
+    try {
+      await this.#delete(record, { ...record, volumeId: volume.volumeId }, signal);
+    } catch (error) {
+      this.#log.error(
+        { volume: record.name, csiName: record.csiName, err: error },
+        'an unusable volume is left behind',
+      );
+    }
+  }
+
+  /** An absent volume is as good as deleted (CSI DeleteVolume). */
+  async #delete(record: VolumeRecord, target: VolumeRecord, signal: AbortSignal): Promise<void> {
+    const request = deleteRequest(target, this.#caller.secrets(record, 'DeleteVolume'));
+    try {
+      await this.#caller.call(record, 'DeleteVolume', request, signal);
+    } catch (error) {
+      if (!(error instanceof CsiError) || error.code !== 'NOT_FOUND') throw error;
+    }
+  }
+}

@@ -1,0 +1,99 @@
+/** A machine with one fake plugin and a VolumeManager over a database on disk, which can die and start again. */
+import { mkdir } from 'node:fs/promises';
+import { pino } from 'pino';
+import { PluginRegistry } from '../../src/csi/plugin-registry.ts';
+import { decodeVolumeRecord, type VolumeRecord } from '../../src/csi/volume.ts';
+import { VolumeManager, type VolumeManagerOptions } from '../../src/csi/volume-manager.ts';
+import type { VolumeRequest } from '../../src/csi/volume-request.ts';
+import { mountsBelow } from '../../src/mountinfo.ts';
+import { Database, type Store } from '../../src/store.ts';
+import { cleanup, type TestScope } from '../support/cleanup.ts';
+import { type FakeCsi, type FakeCsiOptions, startFakeCsi } from '../support/fake-csi.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+export const A: string = 'a'.repeat(32);
+export const B: string = 'b'.repeat(32);
+
+export const soon = (): AbortSignal => AbortSignal.timeout(20_000);
+
+export type FakeOptions = Partial<Omit<FakeCsiOptions, 'socketPath' | 'backingDir'>>;
+type ManagerOptions = Partial<Pick<VolumeManagerOptions, 'bootId' | 'deadlines' | 'secrets' | 'log'>>;
+
+export class VolumeHost {
+  readonly dir: string;
+  readonly plugin: FakeCsi;
+  #registry: PluginRegistry | undefined;
+  #database: Database | undefined;
+  #manager: VolumeManager | undefined;
+  #store: Store<VolumeRecord> | undefined;
+
+  constructor(dir: string, plugin: FakeCsi) {
+    this.dir = dir;
+    this.plugin = plugin;
+  }
+
+  get volumes(): VolumeManager {
+    if (this.#manager === undefined) throw new Error('the daemon is not running');
+    return this.#manager;
+  }
+
+  get store(): Store<VolumeRecord> {
+    if (this.#store === undefined) throw new Error('the daemon is not running');
+    return this.#store;
+  }
+
+  /** Starts the daemon's part; what it was before is gone but for the database. */
+  async start(options: ManagerOptions = {}): Promise<VolumeManager> {
+    const log = options.log ?? pino({ level: 'silent' });
+    await this.stop();
+    this.#database = new Database(`${this.dir}/berth.db`);
+    this.#registry = new PluginRegistry({ pluginDir: `${this.dir}/csi`, log, rescanMs: 200 });
+    await this.#registry.start(soon());
+    this.#store = this.#database.store('volume', decodeVolumeRecord);
+    this.#manager = new VolumeManager({
+      registry: this.#registry,
+      store: this.#store,
+      rootDir: `${this.dir}/root`,
+      bootId: 'boot-1',
+      log,
+      deadlines: { pluginMs: 5000, retryForMs: 5000 },
+      ...options,
+    });
+    return this.#manager;
+  }
+
+  async stop(): Promise<void> {
+    await this.#manager?.close();
+    await this.#registry?.close();
+    this.#database?.close();
+    this.#manager = undefined;
+    this.#registry = undefined;
+    this.#database = undefined;
+  }
+
+  /** Mount points below the daemon's directory. */
+  mounts(): string[] {
+    return mountsBelow(`${this.dir}/root`).map(({ mountPoint }) => mountPoint);
+  }
+}
+
+export async function volumeHost(t: TestScope, fake: FakeOptions = {}, options?: ManagerOptions): Promise<VolumeHost> {
+  const dir = await tempDir(t);
+  await mkdir(`${dir}/csi`);
+  const plugin = await startFakeCsi(t, { socketPath: `${dir}/csi/fake.sock`, backingDir: `${dir}/backing`, ...fake });
+  const host = new VolumeHost(dir, plugin);
+  cleanup(t, () => host.stop());
+  await host.start(options);
+  return host;
+}
+
+export function request(change: Partial<VolumeRequest> = {}): VolumeRequest {
+  return {
+    name: 'data',
+    driver: 'fake.csi.test',
+    capacityBytes: 16 * 2 ** 20,
+    access: 'mount',
+    parameters: { class: 'fast' },
+    ...change,
+  };
+}
