@@ -2,10 +2,10 @@
  * Runs one plugin executable to its end (CNI 1.1.0 §2). The one seam between Berth and plugins: tests put a function in
  * its place.
  *
- * This uses node:child_process and not execa, for what execa cannot do: go on once the plugin has exited although a
- * process it left behind still holds its stdout. A plugin leads a process group of its own, the whole group is killed
- * when the signal aborts; what it did until then is unknown, so a DEL is due. It gets a clean environment in which it
- * finds iptables and the like, one JSON object on stdin, and no descriptor beyond 2.
+ * Unlike `hostCommand` it goes on once the plugin has exited although a process it left behind still holds its stdout.
+ * A plugin leads a process group of its own, the whole group is killed when the signal aborts; what it did until then
+ * is unknown, so a DEL is due. It gets a clean environment in which it finds iptables and the like, one JSON object on
+ * stdin, and no descriptor beyond 2.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -32,17 +32,17 @@ const networkName = z
   .regex(CNI_NAME, `must match ${CNI_NAME.source}`)
   .refine((name) => !RESERVED.has(name), 'is reserved');
 
+/** The members of a plugin object that Berth reads; the object itself is passed on as it is. */
+const pluginMembers = z.object({
+  type: z.string().regex(CNI_NAME, 'is no plain plugin name'),
+  capabilities: z.record(z.string(), z.boolean()).optional(),
+  ipam: jsonObject.optional(),
+  dns: jsonObject.optional(),
+});
+
 const pluginSchema: z.ZodType<JsonObject> = jsonObject.superRefine((plugin, context) => {
-  const checked = z
-    .object({
-      type: z.string().regex(CNI_NAME, 'is no plain plugin name'),
-      capabilities: z.record(z.string(), z.boolean()).optional(),
-      ipam: jsonObject.optional(),
-      dns: jsonObject.optional(),
-    })
-    .safeParse(plugin);
-  for (const issue of checked.error?.issues ?? []) {
-    context.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] });
+  for (const { message, path } of pluginMembers.safeParse(plugin).error?.issues ?? []) {
+    context.addIssue({ code: 'custom', message, path: [...path] });
   }
 });
 
