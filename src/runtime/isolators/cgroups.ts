@@ -5,10 +5,19 @@
  * process died may well go on.
  */
 import type { Logger } from 'pino';
+import { RuntimeError } from '../../errors.ts';
+import { hierarchyOf, readCgroupLayout } from '../cgroup-layout.ts';
 import { CgroupTree } from '../cgroup-tree.ts';
 import { readUsage } from '../cgroup-usage.ts';
 import type { ContainerId, ContainerRecord } from '../container.ts';
 import type { Contribution, Isolator, Usage } from '../isolator.ts';
+
+/** The controller that each limit needs. */
+const LIMITS = [
+  { field: 'memory', resource: 'memoryBytes', controller: 'memory' },
+  { field: 'cpus', resource: 'cpuMillis', controller: 'cpu' },
+  { field: 'pids-limit', resource: 'pidsLimit', controller: 'pids' },
+] as const;
 
 export interface CgroupsIsolatorOptions {
   /** "berth": the directory below each hierarchy that holds all containers. */
@@ -25,6 +34,17 @@ export class CgroupsIsolator implements Isolator {
   constructor(options: CgroupsIsolatorOptions) {
     this.#tree = new CgroupTree({ parent: options.cgroupParent });
     this.#log = options.log.child({ component: 'cgroups' });
+  }
+
+  /** @throws {RuntimeError} FAILED_PRECONDITION when this host cannot set a limit that is asked for */
+  validate({ spec }: ContainerRecord): void {
+    const wanted = LIMITS.filter(({ resource }) => spec.resources[resource] !== undefined);
+    if (wanted.length === 0) return;
+    const layout = readCgroupLayout();
+    for (const { field, controller } of wanted) {
+      if (hierarchyOf(layout, controller) !== undefined) continue;
+      throw new RuntimeError('FAILED_PRECONDITION', `${field}: this host has no ${controller} cgroup controller`);
+    }
   }
 
   /** Removes empty directories of ended runs; those still in use stay pending. */

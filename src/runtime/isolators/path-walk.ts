@@ -3,14 +3,16 @@
  * O_PATH and without following links, and links are followed by this code. What the caller gets is the inode it has
  * checked, whatever anybody renames meanwhile (CVE-2021-25741).
  */
-import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs';
-import { RuntimeError, systemCode } from '../../errors.ts';
+import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats, statfsSync } from 'node:fs';
+import { invalid, RuntimeError, systemCode } from '../../errors.ts';
 
 /** O_PATH of Linux, which Node does not name. */
 const O_PATH = 0o10000000;
 const WALK = O_PATH | constants.O_NOFOLLOW;
 /** Links followed before it is called a loop (kernel: 40). */
 const MAX_LINKS = 40;
+/** File system type of /proc (linux/magic.h): its links lead to open files and to other namespaces. */
+const PROC_SUPER_MAGIC = 0x9fa0;
 
 /** An inode of the host held by an O_PATH descriptor. */
 export class PinnedPath {
@@ -37,7 +39,8 @@ export class PinnedPath {
 
 /**
  * Walks to an absolute path in normal form.
- * @throws {RuntimeError} NOT_FOUND when a component is missing; FAILED_PRECONDITION for a loop of links
+ * @throws {RuntimeError} NOT_FOUND when a component is missing; FAILED_PRECONDITION for a loop of links;
+ * INVALID_ARGUMENT for a way through a link in /proc
  */
 export function pinPath(path: string): PinnedPath {
   const open: number[] = [openSync('/', WALK | constants.O_DIRECTORY)];
@@ -54,13 +57,16 @@ export function pinPath(path: string): PinnedPath {
       const fd = openSync(`${parent}/${name}`, WALK);
       open.push(fd);
       if (!fstatSync(fd).isSymbolicLink()) continue;
+      if (statfsSync(parent).type === PROC_SUPER_MAGIC) throw invalid('path', `${path} goes through a link in /proc`);
       links += 1;
       if (links > MAX_LINKS) throw new RuntimeError('FAILED_PRECONDITION', `${path} is a loop of links`);
       const target = readlinkSync(`${parent}/${name}`);
       for (const held of open.splice(target.startsWith('/') ? 1 : open.length - 1)) closeSync(held);
       left = [...parts(target), ...left];
     }
-    return new PinnedPath(open.pop() ?? -1);
+    const pinned = new PinnedPath(open.at(-1) ?? -1);
+    open.pop();
+    return pinned;
   } catch (error) {
     const code = systemCode(error);
     if (code !== 'ENOENT' && code !== 'ENOTDIR') throw RuntimeError.from(error, `open ${path}`);
