@@ -1,0 +1,241 @@
+/**
+ * The parts of a daemon, made in the order in which they need each other: configuration -> objects -> recovered ->
+ * serving, and back. The only module, beside main, that knows every other; it holds no logic of their own concerns.
+ */
+import { chmodSync, mkdirSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { Logger } from 'pino';
+import { ContainersService } from './api/containers-service.ts';
+import { ImagesService } from './api/images-service.ts';
+import { NetworksService } from './api/networks-service.ts';
+import { PluginsService } from './api/plugins-service.ts';
+import { ApiServer } from './api/server.ts';
+import { type Fact, SystemService } from './api/system-service.ts';
+import { VolumesService } from './api/volumes-service.ts';
+import type { Check } from './check.ts';
+import { CniRuntime } from './cni/cni-runtime.ts';
+import { networkChecks } from './cni/network-checks.ts';
+import { NetworkConfigs } from './cni/network-config.ts';
+import { NetworkIsolator } from './cni/network-isolator.ts';
+import { decodeNetworkRecord } from './cni/network-record.ts';
+import { PluginPath } from './cni/plugin-path.ts';
+import type { Config } from './config.ts';
+import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
+import { pluginChecks } from './csi/plugin-checks.ts';
+import { readPluginDropIns } from './csi/plugin-drop-ins.ts';
+import { PluginRegistry } from './csi/plugin-registry.ts';
+import { decodeVolumeRecord } from './csi/volume.ts';
+import { VolumeIsolator } from './csi/volume-isolator.ts';
+import { VolumeManager } from './csi/volume-manager.ts';
+import { lockDirectory } from './daemon-lock.ts';
+import { RuntimeError } from './errors.ts';
+import { decodeImageRecord } from './image/image-record.ts';
+import { ImageStore } from './image/image-store.ts';
+import { RootfsIsolator } from './image/rootfs-isolator.ts';
+import { readBootId } from './process-identity.ts';
+import { decodeContainerRecord } from './runtime/container.ts';
+import { Containerizer } from './runtime/containerizer.ts';
+import type { Isolator } from './runtime/isolator.ts';
+import { CapabilitiesIsolator } from './runtime/isolators/capabilities.ts';
+import { CgroupsIsolator } from './runtime/isolators/cgroups.ts';
+import { HostPathIsolator } from './runtime/isolators/host-path.ts';
+import { NamespacesIsolator } from './runtime/isolators/namespaces.ts';
+import { PathsIsolator } from './runtime/isolators/paths.ts';
+import { RlimitsIsolator } from './runtime/isolators/rlimits.ts';
+import { SeccompIsolator } from './runtime/isolators/seccomp.ts';
+import { hostChecks } from './runtime/launcher/host-checks.ts';
+import { OciLauncher } from './runtime/launcher/oci-launcher.ts';
+import { findProgram, type OciRuntime, selectRuntime } from './runtime/launcher/oci-runtime.ts';
+import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
+import { Database } from './store.ts';
+
+/** Where conmon is when it is not in the PATH: doctor names what is missing. */
+const CONMON_FALLBACK = '/usr/bin/conmon';
+/** Longest time one part may take to end. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** A daemon that serves. */
+export interface Daemon {
+  /** Stops serving and lets go of everything; containers go on. */
+  close(): Promise<void>;
+}
+
+/**
+ * Makes the daemon's place its own, recovers what is there, and serves. What was begun is let go when it throws.
+ * @throws {RuntimeError} FAILED_PRECONDITION when another daemon has the place, DATA_LOSS when the database is corrupt
+ */
+export async function startDaemon(config: Config, version: string, log: Logger, signal: AbortSignal): Promise<Daemon> {
+  takePlace(config);
+  await using parts = new AsyncDisposableStack();
+  const database = new Database(`${config.root}/berth.db`);
+  parts.defer(() => database.close());
+  const runtime = await chooseRuntime(config, log, signal);
+  const conmonPath = findProgram('conmon') ?? CONMON_FALLBACK;
+
+  const images = new ImageStore({ store: database.store('image', decodeImageRecord), rootDir: config.root, log });
+  const network = networkParts(config, database, log);
+  const volume = volumeParts(config, database, log);
+  parts.defer(() => volume.close());
+  const launcher = new OciLauncher({
+    runtime: runtime instanceof Error ? config.runtime : runtime.path,
+    conmonPath,
+    rootDir: config.root,
+    runDir: config.run,
+    cgroupParent: config.cgroupParent,
+    log,
+  });
+  const containerizer = new Containerizer({
+    launcher,
+    isolators: [
+      new RootfsIsolator({ images, rootDir: config.root, runDir: config.run, log }),
+      new VolumeIsolator({ volumes: volume.manager }),
+      new HostPathIsolator({ protectedDirs: [config.root, config.run], runDir: config.run }),
+      network.isolator,
+      new CgroupsIsolator({ cgroupParent: config.cgroupParent, log }),
+      new NamespacesIsolator(),
+      new CapabilitiesIsolator(),
+      new SeccompIsolator(),
+      new RlimitsIsolator(),
+      new PathsIsolator(),
+    ] satisfies Isolator[],
+    store: database.store('container', decodeContainerRecord),
+    bootId: readBootId(),
+    log,
+  });
+  parts.defer(() => containerizer.close());
+
+  await Promise.all([images.recover(signal), volume.start(signal)]);
+  await containerizer.recover(signal);
+  await volume.manager.recover(signal);
+
+  const facts = (): Fact[] => factsOf(config, runtime, version);
+  const checks = async (joint: AbortSignal): Promise<Check[]> => [
+    ...(await hostChecks({ runtime, conmonPath }, joint)),
+    ...networkChecks(network.configs, network.plugins),
+    ...pluginChecks(volume.registry),
+  ];
+  const server = new ApiServer({
+    socketPath: config.socketPath,
+    services: {
+      System: new SystemService({ version, startedAt: new Date().toISOString(), facts, checks }),
+      Images: new ImagesService({ images, containers: containerizer }),
+      Containers: new ContainersService({ containerizer, networks: network.configs }),
+      Networks: new NetworksService({
+        configs: network.configs,
+        attachments: (name) => network.isolator.attachments(name),
+      }),
+      Volumes: new VolumesService(volume.manager),
+      Plugins: new PluginsService(volume.registry),
+    },
+    log,
+  });
+  parts.defer(() => server.stop());
+  await server.start(signal);
+
+  const serving = parts.move();
+  return { close: () => serving.disposeAsync() };
+}
+
+/** Directories that only root can look into; the run directory lets others through to the sockets plugins put there. */
+function takePlace({ root, run, csiPluginDir }: Config): void {
+  for (const [dir, mode] of [
+    [root, 0o700],
+    [run, 0o700],
+    [csiPluginDir, 0o700],
+  ] as const) {
+    mkdirSync(dir, { recursive: true, mode });
+    chmodSync(dir, mode);
+  }
+  lockDirectory(root);
+  lockDirectory(run);
+}
+
+/** A host without a runtime still gets a daemon: it removes volumes, lists networks and says what is missing. */
+async function chooseRuntime(config: Config, log: Logger, signal: AbortSignal): Promise<OciRuntime | Error> {
+  try {
+    const runtime = await selectRuntime(config.runtime, signal);
+    log.info({ runtime: runtime.path, version: runtime.version, reason: runtime.reason }, 'runtime chosen');
+    return runtime;
+  } catch (error) {
+    const reason = RuntimeError.from(error, `runtime ${config.runtime}`);
+    if (reason.code === 'INVALID_ARGUMENT') throw reason;
+    log.error({ err: reason }, 'no OCI runtime: containers cannot run, see berth doctor');
+    return reason;
+  }
+}
+
+interface NetworkParts {
+  readonly plugins: PluginPath;
+  readonly configs: NetworkConfigs;
+  readonly isolator: NetworkIsolator;
+}
+
+function networkParts(config: Config, database: Database, log: Logger): NetworkParts {
+  const plugins = new PluginPath(config.cniBinDirs);
+  const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
+  const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, log });
+  const cni = new CniRuntime({ plugins, log: log.child({ component: 'cni' }) });
+  const store = database.store('network', decodeNetworkRecord);
+  return { plugins, configs, isolator: new NetworkIsolator({ cni, configs, store, runDir: config.run, log }) };
+}
+
+interface VolumeParts {
+  readonly registry: PluginRegistry;
+  readonly manager: VolumeManager;
+  start(signal: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+}
+
+function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
+  const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
+  const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
+  const manager = new VolumeManager({
+    registry,
+    store: database.store('volume', decodeVolumeRecord),
+    rootDir: config.root,
+    bootId: readBootId(),
+    log,
+  });
+  return {
+    registry,
+    manager,
+    async start(signal) {
+      driver?.start();
+      for (const socket of readPluginDropIns(config.csiConfDir, log)) registry.addSocket(socket);
+      await registry.start(signal);
+    },
+    async close() {
+      await manager.close();
+      await registry.close();
+      await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
+    },
+  };
+}
+
+/** The embedded driver: a plugin like any other, except that its process is ours. */
+function localDriver(config: Config, log: Logger): ProcessSupervisor {
+  const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
+  const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
+  const command = localDriverProcess({ dataDir, socketPath, nodeId: hostname() || 'localhost' });
+  return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
+}
+
+function factsOf(config: Config, runtime: OciRuntime | Error, version: string): Fact[] {
+  const chosen = runtime instanceof Error ? runtime.message : `${runtime.path} (${runtime.version}, ${runtime.reason})`;
+  return [
+    ['version', version],
+    ['pid', String(process.pid)],
+    ['root', config.root],
+    ['run', config.run],
+    ['socket', config.socketPath],
+    ['runtime', chosen],
+    ['cgroupParent', config.cgroupParent],
+    ['cniConfDirs', config.cniConfDirs.join(', ')],
+    ['cniBinDirs', config.cniBinDirs.join(', ')],
+    ['csiPluginDir', config.csiPluginDir],
+    ['csiConfDir', config.csiConfDir],
+    ['csiLocalDriver', config.csiLocalDriver ? LOCAL_DRIVER_NAME : 'off'],
+    ['logLevel', config.logLevel],
+  ].map(([key = '', value = '']) => ({ key, value }));
+}
