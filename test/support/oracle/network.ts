@@ -24,6 +24,9 @@ export function interfaces(scope: Scope): string[] {
   });
 }
 
+/** A chain of one attachment; names of chains that all attachments share have no hash. */
+const HASHED_CHAIN = /\bCNI-(?:[DS]N-)?[0-9a-f]{20,}\b/g;
+
 const TABLES = [
   ['iptables-save', 'nat'],
   ['iptables-save', 'filter'],
@@ -31,13 +34,19 @@ const TABLES = [
   ['ip6tables-save', 'filter'],
 ] as const;
 
-/** Rules and chains that hold one of our ids or subnets, or a chain name that plugins make from network and id. */
+/**
+ * Rules and chains that hold one of our ids or subnets, chain names that plugins make from network and id, and
+ * everything in a chain of that kind to which such a rule belongs.
+ */
 export function rules(scope: Scope): string[] {
   const ours = ruleMatcher(scope);
   return TABLES.flatMap(([program, table]) => {
-    return rulesOf(program, table)
+    const lines = rulesOf(program, table)
       .split('\n')
-      .filter((line) => /^(-A|:)/.test(line) && ours(line))
+      .filter((line) => /^(-A|:)/.test(line));
+    const chains = new Set(lines.filter(ours).flatMap((line) => line.match(HASHED_CHAIN) ?? []));
+    return lines
+      .filter((line) => ours(line) || line.match(HASHED_CHAIN)?.some((chain) => chains.has(chain)) === true)
       .map((line) => `${program.startsWith('ip6') ? 'ip6' : 'ip'} ${table} ${line.replace(/ \[\d+:\d+\]$/, '')}`);
   });
 }
