@@ -3,8 +3,8 @@
  * the namespace alive without any process, so it is there before the container's first process and until the last DEL.
  * Only these files ever reach a plugin, never /proc/PID paths: a pid may be reused, a name may not.
  *
- * Making one takes one process: unshare mounts the namespace on the file and becomes a shell that refuses router
- * advertisements for interfaces to come (a neighbour could reroute the container) and raises the loopback interface.
+ * Making one takes one process: unshare mounts the namespace on the file and becomes a shell that sets up what no
+ * plugin does, and ends by raising the loopback interface.
  */
 import { closeSync, mkdirSync, openSync, readdirSync, statfsSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,8 +14,20 @@ import { CNI_NAME, printable } from './protocol.ts';
 
 /** File system type of namespaces (NSFS_MAGIC of linux/magic.h). */
 const NSFS_MAGIC = 0x6e736673;
-/** A constant: nothing of a request ever becomes part of it. IPv6 may be switched off. */
-const SETUP = 'echo 0 2>/dev/null >/proc/sys/net/ipv6/conf/default/accept_ra; exec ip link set lo up';
+/**
+ * Constants: nothing of a request ever becomes part of them. Router advertisements are refused on interfaces to come,
+ * since a neighbour could reroute the container with one. Inside its own namespace any user may ask for echoes without
+ * raw sockets, which containers do not get, and listen on low ports. A kernel without one of them is no failure.
+ */
+const SETTINGS: readonly (readonly [name: string, value: string])[] = [
+  ['ipv6/conf/default/accept_ra', '0'],
+  ['ipv4/ping_group_range', '0 2147483647'],
+  ['ipv4/ip_unprivileged_port_start', '0'],
+];
+const SETUP = [
+  ...SETTINGS.map(([name, value]) => `echo ${value} 2>/dev/null >/proc/sys/net/${name}`),
+  'exec ip link set lo up',
+].join('; ');
 /** Mounts that can lie on one another at one file, at most, before something is badly wrong. */
 const MAX_STACKED = 8;
 

@@ -2,12 +2,16 @@
 import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import type { Check } from '../check.ts';
+import { type Code, RuntimeError } from '../errors.ts';
 import { HOST_ENV } from '../host-command.ts';
+import { executablesOf } from './network.ts';
 import type { NetworkConfigs, NetworkSummary } from './network-config.ts';
 import type { PluginPath } from './plugin-path.ts';
 
 const AREA = 'network';
 const INSTALL_PLUGINS = 'apt-get install -y containernetworking-plugins';
+/** Gives files of the package their owner and mode back. */
+const REINSTALL_PLUGINS = 'apt-get install --reinstall -y containernetworking-plugins';
 /** Plugins that call iptables. */
 const RULE_MAKERS: ReadonlySet<string> = new Set(['bridge', 'ptp', 'portmap', 'firewall']);
 
@@ -17,7 +21,7 @@ export function networkChecks(configs: NetworkConfigs, plugins: PluginPath): Che
   return [
     pluginDirectories(plugins),
     configDirectories(configs, networks),
-    ...networks.map(network),
+    ...networks.map((summary) => network(summary, configs, plugins)),
     program('unshare', 'util-linux', 'makes network namespaces'),
     program('umount', 'util-linux', 'removes network namespaces'),
     program('ip', 'iproute2', 'raises the loopback interface'),
@@ -43,18 +47,43 @@ function configDirectories(configs: NetworkConfigs, networks: readonly NetworkSu
   return bad('fail', name, `${where}: no network can be used`, 'berth network ls');
 }
 
-function network({ name, file, state, reason, plugins, cniVersion }: NetworkSummary): Check {
+function network(summary: NetworkSummary, configs: NetworkConfigs, plugins: PluginPath): Check {
+  const { name, file, state, reason, cniVersion } = summary;
   const title = `network ${name || file}`;
   switch (state) {
     case 'ready':
-      return ok(title, `${file}: ${plugins.join(', ')} (${cniVersion})`);
+      return ok(title, `${file}: ${summary.plugins.join(', ')} (${cniVersion})`);
     case 'missing-plugin':
-      return bad('fail', title, `${file}: ${reason}`, INSTALL_PLUGINS);
+      return bad('fail', title, `${file}: ${reason}`, pluginRemedy(file, failuresOf(name, configs, plugins)));
     case 'invalid':
-      return bad('fail', title, `${file}: ${reason}`, `\${EDITOR:-vi} ${quoted(file)}`);
+      return bad('fail', title, `${file}: ${reason}`, edit(file));
     case 'shadowed':
       return bad('warn', title, `${file}: ${reason}`, `mv ${quoted(file)} ${quoted(`${file}.disabled`)}`);
   }
+}
+
+/** Why plugins of a network cannot be run, each as a code. */
+function failuresOf(name: string, configs: NetworkConfigs, plugins: PluginPath): ReadonlySet<Code> {
+  const types = configs.inspect(name).config.plugins.flatMap(executablesOf);
+  return new Set(types.flatMap((type) => failureOf(type, plugins) ?? []));
+}
+
+function failureOf(type: string, plugins: PluginPath): Code | undefined {
+  try {
+    plugins.find(type);
+    return undefined;
+  } catch (error) {
+    return RuntimeError.from(error, `find CNI plugin ${type}`).code;
+  }
+}
+
+function pluginRemedy(file: string, failures: ReadonlySet<Code>): string {
+  if (failures.has('INVALID_ARGUMENT')) return edit(file);
+  return failures.has('PERMISSION_DENIED') ? REINSTALL_PLUGINS : INSTALL_PLUGINS;
+}
+
+function edit(file: string): string {
+  return `\${EDITOR:-vi} ${quoted(file)}`;
 }
 
 function program(name: string, pack: string, purpose: string): Check {

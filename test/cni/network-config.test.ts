@@ -225,17 +225,29 @@ describe('which plugins are run (K17)', () => {
 
 describe('networkChecks', () => {
   test('has a line for each configuration, with what mends it', async (t) => {
-    const { configs, path, write } = await setUp(t, 'good');
+    const { configs, path, write } = await setUp(t, 'good', 'open');
     write('10-good.conflist', list('fine', 'good'));
     write('20-bad.conflist', 'x');
     write('30-lacks.conflist', list('lacks', 'absent'));
     write('40-twin.conflist', list('fine', 'good'));
+    write('50-open.conflist', list('open', 'open'));
+    chmodSync(join(path.value, 'open'), 0o777);
+    write('60-sly.conflist', { name: 'sly', cniVersion: '1.0.0', plugins: [{ type: 'good', ipam: { type: '../x' } }] });
     const checks = networkChecks(configs, path);
     const states = checks.filter(({ name }) => name.startsWith('network ')).map(({ state, remedy }) => [state, remedy]);
     assert.deepEqual(
       states.map(([state]) => state),
-      ['ok', 'fail', 'fail', 'warn'],
+      ['ok', 'fail', 'fail', 'warn', 'fail', 'fail'],
     );
+    const remedies = [
+      /^$/,
+      /20-bad/,
+      /install -y containernetworking-plugins/,
+      /^mv .*40-twin/,
+      /--reinstall/,
+      /60-sly/,
+    ];
+    for (const [index, remedy] of remedies.entries()) assert.match(states[index]?.[1] ?? '', remedy);
     for (const { state, remedy, name } of checks) assert.equal(remedy !== undefined, state !== 'ok', name);
   });
 });

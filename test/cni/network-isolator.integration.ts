@@ -143,7 +143,12 @@ describe('NetworkIsolator with the reference plugins', { skip: lacks }, () => {
     const fixture = await CniFixture.create(t);
     fixture.bridgeNetwork(t, 'crowd', 13);
     const isolator = fixture.isolator();
-    const containers = Array.from({ length: 6 }, () => fixture.container({ network: ['crowd'] }));
+    const containers = Array.from({ length: 6 }, (_, index) =>
+      fixture.container({
+        network: ['crowd'],
+        ports: [{ hostPort: 18_720 + index, containerPort: 80, protocol: 'tcp' }],
+      }),
+    );
     for (const { id } of containers) cleanup(t, () => isolator.cleanup(id, soon()));
     await Promise.all(
       containers.map(async (container) => {
