@@ -13,15 +13,15 @@ import { createGunzip, createZstdDecompress, constants as zlibConstants } from '
 import { invalid, RuntimeError } from '../errors.ts';
 import type { ImageLimits } from './image-limits.ts';
 
-const READ_CHUNK_BYTES = 256 * 1024;
-const UNPACK_CHUNK_BYTES = 64 * 1024;
+/** Read or unpacked at a time: at most 128 headers, so that the event loop gets its turn between them. */
+const CHUNK_BYTES = 64 * 1024;
 const MAX_ZSTD_WINDOW_LOG = 26;
 /** Below this many bytes nobody asks how well an archive was packed. */
 const RATIO_FLOOR_BYTES = 64 * 1024 * 1024;
 
 /** First bytes of formats, and what is done about them. */
 const FORMATS: readonly { readonly magic: Buffer; readonly unpack?: () => Duplex; readonly refusal?: string }[] = [
-  { magic: Buffer.from('1f8b', 'hex'), unpack: () => createGunzip({ chunkSize: UNPACK_CHUNK_BYTES }) },
+  { magic: Buffer.from('1f8b', 'hex'), unpack: () => createGunzip({ chunkSize: CHUNK_BYTES }) },
   { magic: Buffer.from('28b52ffd', 'hex'), unpack: zstdDecompress },
   { magic: Buffer.from('fd377a585a00', 'hex'), refusal: 'is packed by xz: unpack it with xz -d first' },
   { magic: Buffer.from('425a68', 'hex'), refusal: 'is packed by bzip2: unpack it with bzip2 -d first' },
@@ -66,7 +66,7 @@ export class ArchiveSource implements AsyncDisposable {
    */
   async stream(sink: (chunk: Buffer) => Promise<void>, limits: ImageLimits, signal: AbortSignal): Promise<string> {
     const hash = createHash('sha256');
-    const file = this.#file.createReadStream({ start: 0, highWaterMark: READ_CHUNK_BYTES, autoClose: false });
+    const file = this.#file.createReadStream({ start: 0, highWaterMark: CHUNK_BYTES, autoClose: false });
     let unpackedBytes = 0;
     const consume = async (chunks: AsyncIterable<Buffer>): Promise<void> => {
       for await (const chunk of chunks) {
@@ -105,7 +105,7 @@ async function openFile(path: string): Promise<FileHandle> {
 
 function zstdDecompress(): Duplex {
   return createZstdDecompress({
-    chunkSize: UNPACK_CHUNK_BYTES,
+    chunkSize: CHUNK_BYTES,
     params: { [zlibConstants.ZSTD_d_windowLogMax]: MAX_ZSTD_WINDOW_LOG },
   });
 }

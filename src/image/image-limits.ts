@@ -12,7 +12,7 @@ export interface ImageLimits {
 
 export const DEFAULT_IMAGE_LIMITS: ImageLimits = {
   maxBytes: 32 * 1024 ** 3,
-  maxEntries: 1_000_000,
+  maxEntries: 500_000,
   maxPathBytes: 4095,
   maxRatio: 200,
 };

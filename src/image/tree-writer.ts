@@ -18,6 +18,7 @@ import {
   symlinkSync,
   unlinkSync,
   write,
+  writeSync,
 } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -28,6 +29,7 @@ import { at, OpenDirectory, openDirectoryAt } from './fd-walk.ts';
 const writeAt = promisify(write);
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 const DEFAULT_DIRECTORY_MODE = 0o755;
+const MAX_SYNC_BYTES = 32 * 1024;
 const MAX_OPEN_DIRECTORIES = 64;
 /** Times of directories are set last. Above this much memory for them the rest keeps the time of writing. */
 const MAX_REMEMBERED_BYTES = 32 * 1024 * 1024;
@@ -180,11 +182,13 @@ export class TreeWriter implements Disposable {
   }
 }
 
+/** Small pieces are written at once: handing each to another thread takes longer than writing it. */
 async function writeAll(fd: number, chunk: Uint8Array): Promise<number> {
   let written = 0;
   while (written < chunk.byteLength) {
-    const { bytesWritten } = await writeAt(fd, chunk, written, chunk.byteLength - written);
-    written += bytesWritten;
+    const length = chunk.byteLength - written;
+    if (length <= MAX_SYNC_BYTES) written += writeSync(fd, chunk, written, length);
+    else written += (await writeAt(fd, chunk, written, length)).bytesWritten;
   }
   return written;
 }

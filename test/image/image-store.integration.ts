@@ -414,9 +414,9 @@ describe('ImageStore.importTar and hostile archives', { skip: missing('root') },
   });
 
   test('more entries than the limit are too many', async (t) => {
-    const b = await bench(t, { maxEntries: 20_000 });
+    const b = await bench(t, { maxEntries: 5000 });
     function* files(): Generator<TarEntry> {
-      for (let n = 0; n < 40_000; n += 1) yield { name: `d${n % 1000}/${n}`, content: '' };
+      for (let n = 0; n < 10_000; n += 1) yield { name: `d${n % 200}/${n}`, content: '' };
     }
     await writeTar(`${b.dir}/many.tar`, files(), 'gzip');
     const before = process.memoryUsage.rss();
