@@ -1,5 +1,8 @@
 /** A machine with one fake plugin and a VolumeManager over a database on disk, which can die and start again. */
+import assert from 'node:assert/strict';
+import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
+import { DatabaseSync } from 'node:sqlite';
 import { pino } from 'pino';
 import { PluginRegistry } from '../../src/csi/plugin-registry.ts';
 import { decodeVolumeRecord, type VolumeRecord } from '../../src/csi/volume.ts';
@@ -71,10 +74,38 @@ export class VolumeHost {
     this.#database = undefined;
   }
 
+  /** Spoils a volume's record on disk. */
+  corrupt(name: string): void {
+    const db = new DatabaseSync(`${this.dir}/berth.db`);
+    db.prepare("UPDATE records SET value = '{}' WHERE kind = 'volume' AND key = ?").run(name);
+    db.close();
+  }
+
   /** Mount points below the daemon's directory. */
   mounts(): string[] {
     return mountsBelow(`${this.dir}/root`).map(({ mountPoint }) => mountPoint);
   }
+}
+
+/** Nothing of any volume is left on the machine but the records, and the plugin has no complaint. */
+export function assertIdle(host: VolumeHost): void {
+  assert.deepEqual(host.plugin.violations, []);
+  assert.ok(host.plugin.isIdle, 'the plugin still has something attached, staged or published');
+  assert.deepEqual(host.mounts(), []);
+  assert.deepEqual(loopsOver(host.dir), []);
+  const dir = `${host.dir}/root/csi/mounts`;
+  assert.deepEqual(existsSync(dir) ? readdirSync(dir) : [], []);
+}
+
+/** Loop devices whose files lie below a directory, by the kernel's list; a device may go while it is read. */
+function loopsOver(dir: string): string[] {
+  return globSync('/sys/block/loop*/loop/backing_file').filter((file) => {
+    try {
+      return readFileSync(file, 'utf8').startsWith(`${dir}/`);
+    } catch {
+      return false;
+    }
+  });
 }
 
 export async function volumeHost(t: TestScope, fake: FakeOptions = {}, options?: ManagerOptions): Promise<VolumeHost> {

@@ -1,12 +1,12 @@
 /** Volumes through their states over a real plugin: real sockets, bind mounts and loop devices. */
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { RuntimeError } from '../../src/errors.ts';
 import { type Behaviour, failWith, hang } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
-import { A, B, type FakeOptions, request, soon, type VolumeHost, volumeHost } from './volume-host.ts';
+import { A, assertIdle, B, type FakeOptions, request, soon, volumeHost } from './volume-host.ts';
 
 const hasCode =
   (code: string, text = /./) =>
@@ -19,26 +19,6 @@ const FULL: FakeOptions = {
   publishContext: { device: 'lun-7' },
   volumeContext: { pool: 'ssd' },
 };
-
-/** Nothing of any volume is left on the machine but the records. */
-function assertIdle(host: VolumeHost): void {
-  assert.deepEqual(host.plugin.violations, []);
-  assert.ok(host.plugin.isIdle, 'the plugin still has something attached, staged or published');
-  assert.deepEqual(host.mounts(), []);
-  assert.deepEqual(loops(host), []);
-  const dir = `${host.dir}/root/csi/mounts`;
-  assert.deepEqual(existsSync(dir) ? readdirSync(dir) : [], []);
-}
-
-function loops(host: VolumeHost): string[] {
-  return globSync('/sys/block/loop*/loop/backing_file').filter((file) => {
-    try {
-      return readFileSync(file, 'utf8').startsWith(`${host.dir}/`);
-    } catch {
-      return false;
-    }
-  });
-}
 
 interface Profile extends FakeOptions {
   readonly title: string;
