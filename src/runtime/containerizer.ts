@@ -113,7 +113,7 @@ export class Containerizer {
   create(spec: ContainerSpec, options: { readonly provisional: boolean }): ContainerRecord {
     const name = spec.name === '' ? freshName((taken) => this.#table.hasName(taken)) : spec.name;
     const valid = validateSpec({ ...spec, name });
-    this.#validate(valid);
+    this.#validate({ id: '', spec: valid, createdAt: now(), provisional: true, cleanupFailures: [] });
     const record = this.#table.create(valid, options.provisional);
     this.#log.info({ containerId: record.id, name, to: 'created' }, 'container state changed');
     return record;
@@ -252,9 +252,8 @@ export class Containerizer {
     };
   }
 
-  #validate(spec: ContainerSpec): void {
-    const draft: ContainerRecord = { id: '', spec, createdAt: now(), provisional: true, cleanupFailures: [] };
-    for (const isolator of this.#isolators) isolator.validate?.(draft);
+  #validate(container: ContainerRecord): void {
+    for (const isolator of this.#isolators) isolator.validate?.(container);
   }
 
   async #launch(id: ContainerId, options: LaunchOptions, signal: AbortSignal): Promise<Launched> {
@@ -266,7 +265,7 @@ export class Containerizer {
     }
     this.#table.write({ ...record, run: { launchedAt: now(), bootId: this.#bootId } });
     try {
-      this.#validate(record.spec);
+      this.#validate(record);
       const output = await this.#make(this.#table.get(id), options, signal);
       this.#table.write({ ...this.#table.amendRun(id, { startedAt: now() }), provisional: false });
       const durationMs = Math.round(performance.now() - begunMs);

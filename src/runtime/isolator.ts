@@ -120,7 +120,7 @@ export interface Isolator {
 
   /**
    * Refuses a request that can be known to fail before any side effect: unknown network, unknown volume, bad user.
-   * Called when a container is created and again before each launch.
+   * Called when a container is created, when it has no id yet (""), and again before each launch.
    * @throws {RuntimeError} INVALID_ARGUMENT, NOT_FOUND or FAILED_PRECONDITION naming the field
    */
   validate?(container: ContainerRecord): void;

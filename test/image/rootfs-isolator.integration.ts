@@ -197,6 +197,7 @@ describe('RootfsIsolator', { skip: missing('root', 'overlayfs', 'busybox', 'tar'
     await b.isolator.cleanup(record.id, signal());
     await importEntries(b, [{ name: 'version', content: 'new' }]);
     await b.restarted().images.recover(signal());
+    b.isolator.validate({ ...record, spec: { ...record.spec, image: 'gone' } });
     assert.equal(await readFile(`${await rootfsOf(b, record)}/version`, 'utf8'), 'old');
     assert.equal(await readFile(`${await rootfsOf(b, container())}/version`, 'utf8'), 'new');
     assert.equal((await readdir(`${b.dir}/root/images/layers`)).length, 2);
