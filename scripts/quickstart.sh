@@ -78,9 +78,12 @@ fail() {
 
 # Runs berth as it is shown; what it writes is shown, too, and kept in $output.
 show() {
-  printf '   $ berth'
-  printf ' %s' "${@//$'\n'*/ ...\'}"
-  printf '\n'
+  local word words='berth'
+  for word in "$@"; do
+    if [[ $word =~ [[:space:]] ]]; then word="'$word'"; fi
+    words+=" $word"
+  done
+  printf '   $ %s\n' "$words"
   if ! output=$(bin/berth "$@" 2>&1); then
     sed 's/^/     /' <<<"$output"
     fail "berth $1 $2 failed"
@@ -109,17 +112,22 @@ remember_machine() {
 start_daemon() {
   step 'Starting a daemon of its own'
   note "$ berthd ${flags[*]}"
-  bin/berthd "${flags[@]}" </dev/null >"$state/berthd.log" 2>&1 &
-  daemon=$!
-  echo "$daemon" >"$state/berthd.pid"
-  local tries=150
-  until bin/berth version >/dev/null 2>&1; do
-    kill -0 "$daemon" 2>/dev/null && ((tries-- > 0)) || fail "berthd does not answer; its log says: $(tail -n 5 "$state/berthd.log")"
-    sleep 0.2
-  done
+  launch_daemon || fail "berthd is not ready; its log says: $(tail -n 5 "$state/berthd.log")"
   note "It runs as process $daemon and logs to $state/berthd.log. What it thinks of this machine:"
   # A warning is no obstacle here: what follows shows what works.
   { bin/berth doctor || true; } | sed 's/^/     /'
+}
+
+# Ready once the embedded driver is.
+launch_daemon() {
+  bin/berthd "${flags[@]}" </dev/null >>"$state/berthd.log" 2>&1 &
+  daemon=$!
+  echo "$daemon" >"$state/berthd.pid"
+  local tries=150
+  until bin/berth csi ls 2>/dev/null | grep -q ' ready '; do
+    kill -0 "$daemon" 2>/dev/null && ((tries-- > 0)) || return 1
+    sleep 0.2
+  done
 }
 
 make_image() {
@@ -218,12 +226,15 @@ clean_up() {
   end_containers
   end_daemon
   take_away
+  find /sys/fs/cgroup -depth -type d -name "$cgroup" -exec rmdir {} + 2>/dev/null || true
   if [[ -s ${keep_note-} ]]; then restore_machine; fi
   rm -rf --one-file-system "$state" "$run"
 }
 
 end_containers() {
-  bin/berth version >/dev/null 2>&1 || return 0
+  [[ -e $state/root/berth.db ]] || return 0
+  # A start finds everything an earlier one left.
+  bin/berth version >/dev/null 2>&1 || launch_daemon || return 0
   local -a ids volumes
   mapfile -t ids < <(bin/berth ps -aq 2>/dev/null)
   ((${#ids[@]} == 0)) || bin/berth rm -f "${ids[@]}" >/dev/null || true
@@ -250,15 +261,27 @@ is_daemon() {
   tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "--root $state/root "
 }
 
-# What a daemon that failed may have left; nothing else has these names.
+# What a daemon that could not be started again may have left; nothing else has these names.
 take_away() {
-  local path device
-  ps -e -o pid=,args= | awk -v a="$state/" -v b="$run/" '(index($0, a) || index($0, b)) && !/awk/ { print $1 }' | xargs -r kill -KILL 2>/dev/null || true
+  local path device pids
+  while pids=$(processes_of_ours) && [[ -n $pids ]]; do
+    # shellcheck disable=SC2086
+    kill -KILL $pids 2>/dev/null || true
+    sleep 0.1
+  done
   awk -v a="$state/" -v b="$run/" 'index($5, a) == 1 || index($5, b) == 1 { print $5 }' /proc/self/mountinfo | tac |
     while read -r path; do umount --lazy "$path" || true; done
   losetup --list --noheadings --output NAME,BACK-FILE | awk -v a="$state/" 'index($2, a) == 1 { print $1 }' |
     while read -r device; do losetup --detach "$device" || true; done
-  find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/null || true
+  find /sys/fs/cgroup -depth -type d -path "*/$cgroup/*" -exec rmdir {} + 2>/dev/null || true
+}
+
+# Supervisors and plugins name a directory of ours, containers are in our cgroup.
+processes_of_ours() {
+  {
+    ps -e -o pid=,args= | awk -v a="$state/" -v b="$run/" '(index($0, a) || index($0, b)) && !/awk/ { print $1 }'
+    find /sys/fs/cgroup -path "*/$cgroup*" -name cgroup.procs -exec cat {} + 2>/dev/null || true
+  } | sort -u
 }
 
 # The bridge, its rules and what CNI plugins keep for good, unless they were there before.
