@@ -63,6 +63,17 @@ interface Outcome {
 
 async function runOnce(call: PluginCall, input: string, signal: AbortSignal): Promise<Outcome | 'busy'> {
   if (signal.aborted) abandon(call, signal.reason);
+  try {
+    return (await runToEnd(call, input, signal)) ?? abandon(call, signal.reason);
+  } catch (error) {
+    if (systemCode(error) === 'ETXTBSY') return 'busy';
+    throw RuntimeError.from(error, `CNI plugin ${call.path} cannot be run`);
+  }
+}
+
+/** Undefined when it was killed because the signal aborted. */
+async function runToEnd(call: PluginCall, input: string, signal: AbortSignal): Promise<Outcome | undefined> {
+  // Some failures to start are thrown here (ETXTBSY, ENOEXEC), others are told by an event.
   const child = spawn(call.path, [], {
     env: { ...HOST_ENV, ...call.env },
     cwd: '/',
@@ -75,13 +86,10 @@ async function runOnce(call: PluginCall, input: string, signal: AbortSignal): Pr
     if (typeof outcome === 'object') return outcome;
     await run.kill();
     if (outcome === 'overflow') throw new RuntimeError('INTERNAL', tooMuch(call));
-  } catch (error) {
-    if (systemCode(error) === 'ETXTBSY') return 'busy';
-    throw RuntimeError.from(error, `CNI plugin ${call.path} cannot be run`);
+    return undefined;
   } finally {
     run.close();
   }
-  return abandon(call, signal.reason);
 }
 
 /** A child process with what it has written so far. */

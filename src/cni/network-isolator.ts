@@ -58,6 +58,8 @@ export interface NetworkAttachment {
 const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
 /** Containers whose networks are released at once when the daemon starts. */
 const RELEASES_AT_ONCE = 8;
+/** Longest time a start waits for them; what is left then stays pending, and the engine tries it again. */
+const RECOVERY_MS = 15_000;
 
 /** See the module's head. */
 export class NetworkIsolator implements Isolator {
@@ -92,10 +94,11 @@ export class NetworkIsolator implements Isolator {
     }
     for (const id of running) this.#adopt(id);
     const due = [...this.#held()].filter((id) => !running.has(id) && !this.#store.damaged().has(id));
+    const bounded = AbortSignal.any([signal, AbortSignal.timeout(RECOVERY_MS)]);
     const failures: unknown[] = [];
     const release = async (): Promise<void> => {
-      for (let id = due.pop(); id !== undefined; id = due.pop()) {
-        await this.cleanup(id, signal).catch((error) => failures.push(error));
+      for (let id = due.pop(); id !== undefined && !bounded.aborted; id = due.pop()) {
+        await this.cleanup(id, bounded).catch((error) => failures.push(error));
       }
     };
     await Promise.all(Array.from({ length: RELEASES_AT_ONCE }, release));

@@ -48,20 +48,26 @@ export class PluginPath {
   #unsafe(path: string, stats: Stats): string | undefined {
     if (!stats.isFile()) return 'is not a regular file';
     if (!isOwn(stats)) return `belongs to uid ${stats.uid}, not to root`;
-    if ((stats.mode & 0o002) !== 0) return 'can be written by everybody';
+    if (isWritableByOthers(stats)) return 'can be written by others';
     if ((stats.mode & 0o111) === 0) return 'is not executable';
     const target = realpathSync.native(path);
     const home = this.#binDirs.some((dir) => target.startsWith(`${realDir(dir)}${sep}`));
     if (!home) return `leads out of the plugin directories, to ${target}`;
-    const directory = statSync(dirname(target));
-    if (!isOwn(directory) || (directory.mode & 0o002) !== 0) return 'lies in a directory that others can write';
-    return undefined;
+    // Both of them: the name may be a link from one plugin directory into another.
+    const directories = [dirname(path), dirname(target)].map((dir) => statSync(dir));
+    const unsafe = directories.some((directory) => !isOwn(directory) || isWritableByOthers(directory));
+    return unsafe ? 'lies in a directory that others can write' : undefined;
   }
 }
 
 /** Root's, or of whoever runs the daemon. */
 function isOwn(stats: Stats): boolean {
   return stats.uid === 0 || stats.uid === process.getuid?.();
+}
+
+/** By everybody, or by a group that is not root's. */
+function isWritableByOthers(stats: Stats): boolean {
+  return (stats.mode & 0o002) !== 0 || ((stats.mode & 0o020) !== 0 && stats.gid !== 0);
 }
 
 function statOf(path: string): Stats | undefined {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Attachment } from '../../src/cni/attachment.ts';
@@ -140,6 +141,15 @@ describe('CniRuntime.add', () => {
       plugins.does('first', 'ADD', `printf '%s' '${answer}'`);
       await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'INTERNAL', message: /first/ }, answer);
     }
+  });
+
+  test('reports a script without an interpreter', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    writeFileSync(join(plugins.binDir, 'first'), '#!/nowhere/interpreter\n');
+    await assert.rejects(cni.add(attachment(), ignore, soon()), {
+      name: 'RuntimeError',
+      message: /bin\/first cannot be run/,
+    });
   });
 
   test('reports a plugin that fails without saying why', async (t) => {
@@ -284,6 +294,15 @@ describe('a plugin that does not end', () => {
     await cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), ignore, soon());
     assert.ok(performance.now() - startedMs < 5000);
     process.kill(Number(readFileSync(`${plugins.base}/runs/001/child`, 'utf8')), 'SIGKILL');
+  });
+
+  test('is run as soon as nobody writes its file any more', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const fd = openSync(join(plugins.binDir, 'first'), 'r+');
+    const adding = cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), ignore, soon());
+    setTimeout(() => closeSync(fd), 20);
+    await adding;
+    assert.deepEqual(plugins.calls(), ['first ADD']);
   });
 
   test('is killed when it writes without end', async (t) => {
