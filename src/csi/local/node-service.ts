@@ -3,8 +3,9 @@
  * to do, then does what is missing; so a call that was cut off by a kill is completed by its repetition or undone by its
  * opposite.
  */
-import { stat, statfs } from 'node:fs/promises';
-import { invalid, RuntimeError } from '../../errors.ts';
+import type { Stats } from 'node:fs';
+import { lstat, statfs } from 'node:fs/promises';
+import { invalid, RuntimeError, systemCode } from '../../errors.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
 import type { NodeGetVolumeStatsRequest__Output } from '../generated/csi/v1/NodeGetVolumeStatsRequest.ts';
 import type { NodePublishVolumeRequest__Output } from '../generated/csi/v1/NodePublishVolumeRequest.ts';
@@ -199,10 +200,20 @@ function requireSameStaging(
   }
 }
 
+/** A symbolic link is refused: the kernel would mount on what it points to, and list the mount there. */
 async function existingDirectory(field: string, path: string | undefined): Promise<string> {
-  const isDirectory = path !== undefined && (await stat(path).catch(() => undefined))?.isDirectory();
-  if (isDirectory === true) return path;
+  const found = path === undefined ? undefined : await lstatIfThere(path);
+  if (path !== undefined && found?.isDirectory() === true) return path;
   throw new RuntimeError('FAILED_PRECONDITION', `${field}: the caller makes this directory, and it is not there`);
+}
+
+async function lstatIfThere(path: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw RuntimeError.from(error, `look at ${path}`);
+  }
 }
 
 async function usageOf(path: string | undefined): Promise<VolumeUsage[]> {

@@ -13,7 +13,7 @@ import { blockOf, type Driver, type Message, MIB, mountOf, startDriver } from '.
 const skip = missing('root', 'mount', 'losetup', 'loop', 'ext4');
 
 /** Moments of the kill after the call was sent, in milliseconds: all steps of a call take some 20. */
-const MOMENTS_MS = { mount: [1, 5, 9, 15], block: [1, 5, 9, 15], directory: [3, 9] } as const;
+const MOMENTS_MS = { mount: [2, 8, 15], block: [2, 8, 15], directory: [3, 9] } as const;
 
 /** Sends a call, kills the driver at a moment, starts it again. */
 async function killDuring(driver: Driver, moment: number, rpc: string, request: Message): Promise<void> {

@@ -268,6 +268,24 @@ describe('the driver', { skip }, () => {
     await driver.call('NodeUnstageVolume', staged);
   });
 
+  test('mounts nothing through a symbolic link', async (t) => {
+    const driver = await startDriver(t);
+    const volumeId = await driver.createVolume('v');
+    const request = { volumeId, ...(await driver.paths('v')), volumeCapability: mountOf() };
+    await mkdir(`${driver.dir}/elsewhere`);
+    await symlink(`${driver.dir}/elsewhere`, `${driver.dir}/link`);
+    const link = `${driver.dir}/link`;
+    assert.equal(
+      await driver.codeOf('NodeStageVolume', { ...request, stagingTargetPath: link }),
+      'FAILED_PRECONDITION',
+    );
+    assert.deepEqual(driver.held(), []);
+    await driver.call('NodeStageVolume', request);
+    assert.equal(await driver.codeOf('NodePublishVolume', { ...request, targetPath: link }), 'FAILED_PRECONDITION');
+    assert.equal(mountAt(`${driver.dir}/elsewhere`), undefined);
+    await driver.call('NodeUnstageVolume', request);
+  });
+
   test('waits for a command that an earlier driver left running on the volume', async (t) => {
     const driver = await startDriver(t);
     const request = {
@@ -367,6 +385,26 @@ describe('the driver as a process', { skip }, () => {
     }
     assert.deepEqual(driver.held(), held);
     for (const request of [mount, block]) await withdrawn(driver, request);
+    assert.deepEqual(driver.held(), []);
+  });
+
+  test('takes a reboot for what it is: records stay, mounts and devices are made again', async (t) => {
+    const driver = await startDriver(t);
+    const mount = await published(driver, 'm', {});
+    const block = await published(driver, 'b', { volumeCapabilities: [blockOf()] });
+    await writeFile(`${mount['targetPath']}/x`, 'x');
+    // All that a reboot takes away, and nothing else.
+    await driver.dispose();
+    assert.deepEqual(driver.held(), []);
+    await driver.start();
+    assert.equal(await driver.codeOf('NodePublishVolume', mount), 'FAILED_PRECONDITION');
+    // One is only cleaned up, the other is used again.
+    await withdrawn(driver, block);
+    assert.equal(existsSync(block['targetPath']), false);
+    await driver.call('NodeStageVolume', mount);
+    await driver.call('NodePublishVolume', mount);
+    assert.equal(await readFile(`${mount['targetPath']}/x`, 'utf8'), 'x');
+    await withdrawn(driver, mount);
     assert.deepEqual(driver.held(), []);
   });
 
