@@ -155,11 +155,7 @@ export class CsiClient {
   }
 
   #failure(rpc: Rpc, request: object, error: unknown, signal: AbortSignal): CsiError {
-    if (signal.aborted) {
-      const timedOut = signal.reason instanceof Error && signal.reason.name === 'TimeoutError';
-      const code = timedOut ? 'DEADLINE_EXCEEDED' : 'CANCELLED';
-      return new CsiError(code, this.#plugin, rpc, timedOut ? 'the deadline passed' : 'cancelled', { cause: error });
-    }
+    if (signal.aborted) return cutShort(this.#plugin, rpc, signal);
     if (this.#closed) {
       return new CsiError('UNAVAILABLE', this.#plugin, rpc, 'the connection was closed', { cause: error });
     }
@@ -174,6 +170,13 @@ export class CsiClient {
     // The cause is left out where it could carry a secret into a log.
     return new CsiError(code, this.#plugin, rpc, advice === undefined ? said : `${said} (${advice})`);
   }
+}
+
+/** The failure of a call whose caller stopped waiting. */
+export function cutShort(plugin: string, rpc: Rpc, { reason }: AbortSignal): CsiError {
+  const timedOut = reason instanceof Error && reason.name === 'TimeoutError';
+  const code = timedOut ? 'DEADLINE_EXCEEDED' : 'CANCELLED';
+  return new CsiError(code, plugin, rpc, timedOut ? 'the deadline passed' : 'cancelled', { cause: reason });
 }
 
 function definitionOf<R extends Rpc>(csi: Csi, rpc: R): MethodDefinition<Request<R>, unknown, unknown, Response<R>> {

@@ -1,8 +1,13 @@
 /**
  * Calls for volumes: finds the plugin afresh for each attempt, since it may have come back on another connection, repeats
  * what CSI lets be repeated, and adds secrets at the last moment.
+ *
+ * A caller who stops waiting does not stop the plugin. So the call goes on, and the next call for the same volume waits
+ * for its end, for a while: at most one call is in flight for a volume (CSI "Concurrency"; volume-manager.ts has the lane).
  */
 import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import { cutShort } from './csi-client.ts';
 import { isDownward, isRepeatable } from './error-reactions.ts';
 import type { Plugin } from './plugin.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
@@ -19,6 +24,14 @@ export interface VolumeDeadlines {
   readonly pluginMs?: number | undefined;
   /** Longest time one call is repeated for; 30,000 unless given. */
   readonly retryForMs?: number | undefined;
+  /** How long a call waits for the end of the one before it, whose caller has gone; 10,000 unless given. */
+  readonly settleMs?: number | undefined;
+}
+
+/** A call that was sent and has not been answered. */
+interface InFlight {
+  readonly settled: Promise<void>;
+  readonly stop: AbortController;
 }
 
 export interface PluginCallerOptions {
@@ -28,11 +41,20 @@ export interface PluginCallerOptions {
   readonly secrets?: SecretSource | undefined;
 }
 
+/** Which call it is. */
+interface Sent {
+  readonly name: string;
+  readonly plugin: string;
+  readonly rpc: Rpc;
+}
+
 /** Going down is tried again later anyway: an absent plugin must not hold up a start of the daemon for long. */
 const DOWNWARD_PLUGIN_MS = 2000;
 
 export class PluginCaller {
   readonly #options: PluginCallerOptions;
+  /** By name of the volume. */
+  readonly #inFlight = new Map<string, InFlight>();
 
   constructor(options: PluginCallerOptions) {
     this.#options = options;
@@ -54,7 +76,12 @@ export class PluginCaller {
     const { log, deadlines } = this.#options;
     const patienceMs = isDownward(rpc) ? DOWNWARD_PLUGIN_MS : Number.POSITIVE_INFINITY;
     return withRetries(
-      async () => (await this.plugin(driver, signal, patienceMs)).call(rpc, request, signal),
+      async () => {
+        await this.#quiet(name, signal);
+        const plugin = await this.plugin(driver, signal, patienceMs);
+        const sent = { name, plugin: driver, rpc };
+        return this.#send(sent, (stop) => plugin.call(rpc, request, stop), signal);
+      },
       {
         budgetMs: deadlines?.retryForMs ?? 30_000,
         repeatable: (error) => error instanceof CsiError && isRepeatable(error),
@@ -64,8 +91,53 @@ export class PluginCaller {
     );
   }
 
+  /** Breaks off what is still in flight and waits for its end. */
+  async close(): Promise<void> {
+    const all = [...this.#inFlight.values()];
+    for (const { stop } of all) stop.abort(new RuntimeError('CANCELLED', 'berthd is shutting down'));
+    await Promise.all(all.map(({ settled }) => settled));
+  }
+
+  /** Waits for a call whose caller has gone; breaks it off when it takes too long. */
+  async #quiet(name: string, signal: AbortSignal): Promise<void> {
+    const before = this.#inFlight.get(name);
+    if (before === undefined) return;
+    const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#options.deadlines?.settleMs ?? 10_000)]);
+    await untilAborted(before.settled, patience);
+    if (!signal.aborted) before.stop.abort(new RuntimeError('CANCELLED', `the next call for volume ${name} is due`));
+  }
+
+  /** Sends a call and waits for it, or for the caller's patience to end. */
+  async #send<T>(
+    { name, plugin, rpc }: Sent,
+    send: (stop: AbortSignal) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    if (signal.aborted) throw cutShort(plugin, rpc, signal);
+    const stop = new AbortController();
+    const answer = send(stop.signal);
+    const over = (): void => {
+      if (this.#inFlight.get(name)?.stop === stop) this.#inFlight.delete(name);
+    };
+    const settled = answer.then(over, over);
+    this.#inFlight.set(name, { stop, settled });
+    await untilAborted(settled, signal);
+    if (this.#inFlight.get(name)?.stop === stop) throw cutShort(plugin, rpc, signal);
+    return answer;
+  }
+
   /** What goes into the `secrets` field of a call. */
   secrets({ driver }: VolumeRecord, rpc: Rpc): StringMap {
     return this.#options.secrets?.(driver, rpc) ?? {};
   }
+}
+
+/** Settles with the work, or when the signal aborts before. */
+async function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const stop = (): void => resolve();
+  signal.addEventListener('abort', stop, { once: true });
+  if (signal.aborted) resolve();
+  await Promise.race([work, promise]);
+  signal.removeEventListener('abort', stop);
 }

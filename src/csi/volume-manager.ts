@@ -51,6 +51,7 @@ export class VolumeManager {
   readonly #store: Store<VolumeRecord>;
   readonly #log: Logger;
   readonly #mounts: VolumeMounts;
+  readonly #caller: PluginCaller;
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
   readonly #provisioning: VolumeProvisioning;
@@ -64,8 +65,8 @@ export class VolumeManager {
     this.#mounts = new VolumeMounts(options.rootDir, this.#log);
     this.#journal = new VolumeJournal(options.store, this.#log);
     const { registry, deadlines, secrets, bootId } = options;
-    const caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
-    const shared = { caller, journal: this.#journal, log: this.#log };
+    this.#caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
+    const shared = { caller: this.#caller, journal: this.#journal, log: this.#log };
     this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
     this.#provisioning = new VolumeProvisioning(shared);
     this.#backlog = new VolumeBacklog({
@@ -196,6 +197,7 @@ export class VolumeManager {
   /** Ends the background's work and waits for calls under way. Volumes stay as they are. */
   async close(): Promise<void> {
     await this.#backlog.close();
+    await this.#caller.close();
     await this.#lanes.drain();
   }
 

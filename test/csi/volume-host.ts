@@ -59,7 +59,7 @@ export class VolumeHost {
       rootDir: `${this.dir}/root`,
       bootId: 'boot-1',
       log,
-      deadlines: { pluginMs: 5000, retryForMs: 5000 },
+      deadlines: { pluginMs: 5000, retryForMs: 5000, settleMs: 500 },
       ...options,
     });
     return this.#manager;

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
+import { setTimeout as slowness } from 'node:timers/promises';
 import { RuntimeError } from '../../src/errors.ts';
 import { type Behaviour, failWith, hang } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
@@ -186,6 +187,29 @@ describe('VolumeManager', { skip: missing('root', 'loop') }, () => {
     await assert.rejects(publishing, hasCode('CANCELLED'));
     assert.equal(host.volumes.get('data').state, 'staging');
     await host.volumes.release('data', A, soon());
+    assertIdle(host);
+  });
+
+  test('a call whose caller has gone is waited for: never two in flight for one volume', async (t) => {
+    const host = await volumeHost(t, FULL);
+    await host.volumes.create(request(), soon());
+    const begun = Promise.withResolvers<void>();
+    host.plugin.next('NodeStageVolume', async (_request, effect) => {
+      begun.resolve();
+      await slowness(150);
+      return effect();
+    });
+    const impatient = new AbortController();
+    const publishing = host.volumes.publish('data', A, { readOnly: false }, impatient.signal);
+    await begun.promise;
+    impatient.abort();
+    await assert.rejects(publishing, hasCode('CANCELLED'));
+    await host.volumes.release('data', A, soon());
+    assert.deepEqual(host.plugin.volumeCalls().slice(2), [
+      'NodeStageVolume',
+      'NodeUnstageVolume',
+      'ControllerUnpublishVolume',
+    ]);
     assertIdle(host);
   });
 
