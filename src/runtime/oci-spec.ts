@@ -95,9 +95,14 @@ function linux(contribution: Contribution): Record<string, unknown> {
     rootfsPropagation: 'private',
     ...(seccomp === 'unconfined' ? {} : { seccomp }),
     ...(contribution.sysctl === undefined ? {} : { sysctl: contribution.sysctl }),
-    maskedPaths: contribution.maskedPaths ?? MASKED_PATHS,
-    readonlyPaths: contribution.readonlyPaths ?? READONLY_PATHS,
+    maskedPaths: spokenOf(contribution.maskedPaths) ?? MASKED_PATHS,
+    readonlyPaths: spokenOf(contribution.readonlyPaths) ?? READONLY_PATHS,
   };
+}
+
+/** An empty list is what merging leaves of lists that no isolator gave. */
+function spokenOf(list: readonly string[] | undefined): readonly string[] | undefined {
+  return list !== undefined && list.length > 0 ? list : undefined;
 }
 
 /** Namespaces the isolators name, and a private one of every kind they forgot. The network is theirs alone. */

@@ -45,6 +45,10 @@ describe('ociSpec', () => {
     for (const { destination, options } of mounts) assert.ok(options.includes('nosuid'), destination);
   });
 
+  test('is as hardened when contributions without a word were merged', () => {
+    assert.deepEqual(made(mergeContributions([{}, least])).linux, { ...made(least).linux, sysctl: {} });
+  });
+
   test('nothing of labels, names or the image reaches it', async () => {
     const record: ContainerRecord = {
       id: ID,

@@ -38,7 +38,7 @@ function runtimeCheck(runtime: OciRuntime | Error, layout: CgroupLayout): Check 
   const objection = runtime.name === 'crun' ? crunObjection(layout) : undefined;
   const detail = `${runtime.path} (${runtime.version}): ${objection ?? runtime.reason}`;
   if (objection === undefined) return { ...line, state: 'ok', detail };
-  return { ...line, state: 'fail', detail, remedy: mountV1(layout) };
+  return { ...line, state: 'fail', detail, remedy: crunRemedy(layout) };
 }
 
 async function conmonCheck(path: string, signal: AbortSignal): Promise<Check> {
@@ -66,11 +66,12 @@ function layoutCheck(layout: CgroupLayout): Check {
   const detail = `${layout.mode}, ${trees} ${trees === 1 ? 'hierarchy' : 'hierarchies'}`;
   const objection = crunObjection(layout);
   if (objection === undefined || findProgram('crun') === undefined) return { ...line, state: 'ok', detail };
-  return { ...line, state: 'warn', detail: `${detail}; crun refuses it: ${objection}`, remedy: mountV1(layout) };
+  return { ...line, state: 'warn', detail: `${detail}; crun refuses it: ${objection}`, remedy: crunRemedy(layout) };
 }
 
-/** Takes the controllers out of the v2 tree of a hybrid host: a controller is in one hierarchy at a time. */
-function mountV1(layout: CgroupLayout): string {
+/** On a hybrid host, takes the controllers out of the v2 tree: a controller is in one hierarchy at a time. */
+function crunRemedy(layout: CgroupLayout): string {
+  if (layout.mode !== 'hybrid') return 'apt-get install -y runc';
   const unified = layout.hierarchies.find((hierarchy) => hierarchy.kind === 'v2');
   const mounts = (unified?.controllers ?? []).map((name) => {
     const path = `/sys/fs/cgroup/${name}`;

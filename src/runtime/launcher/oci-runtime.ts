@@ -2,7 +2,7 @@
  * Which OCI runtime launches containers here. "auto" prefers crun (its create is quicker) where it takes the host's
  * cgroup layout, and runc otherwise; a name or an absolute path is taken at its word.
  */
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { invalid, RuntimeError } from '../../errors.ts';
 import { HOST_ENV, hostCommand } from '../../host-command.ts';
@@ -22,6 +22,8 @@ export interface OciRuntime {
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]*$/;
 const VERSION_TIMEOUT_MS = 10_000;
+/** Bit of the capability in /proc/PID/status (linux/capability.h). */
+const CAP_SYS_RESOURCE = 1n << 24n;
 
 /**
  * The runtime to use.
@@ -49,12 +51,21 @@ export function findProgram(name: string): string | undefined {
 }
 
 /** Why crun would refuse every container on this host; undefined when it would not. */
-export function crunObjection(layout: CgroupLayout): string | undefined {
+export function crunObjection(layout: CgroupLayout, mayRaise: boolean = mayRaiseLockedMemory()): string | undefined {
   if (layout.mode === 'none') return 'no cgroup hierarchy is mounted';
+  // Device rules of v2 are BPF programs, for which crun lifts the limit on locked memory first.
+  if (layout.mode === 'v2' && !mayRaise) return 'cgroups are v2 and the limit on locked memory cannot be raised';
   const unified = layout.hierarchies.find((hierarchy) => hierarchy.kind === 'v2');
   // crun's own rule: with v1 controllers in use the v2 tree must not offer any.
   if (layout.mode !== 'hybrid' || unified === undefined || unified.controllers.length === 0) return undefined;
   return `cgroups are hybrid and the v2 tree offers ${unified.controllers.join(', ')}`;
+}
+
+/** Raising a hard limit takes CAP_SYS_RESOURCE, unless there is no limit. */
+function mayRaiseLockedMemory(): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0';
+  const hard = /^Max locked memory\s+\S+\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
+  return hard === 'unlimited' || (BigInt(`0x${effective}`) & CAP_SYS_RESOURCE) !== 0n;
 }
 
 async function selectAutomatically(signal: AbortSignal): Promise<OciRuntime> {

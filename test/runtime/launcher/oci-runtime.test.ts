@@ -51,11 +51,16 @@ describe('selectRuntime', () => {
 });
 
 describe('crunObjection', () => {
-  test('is about controllers in the v2 tree of a hybrid host, and nothing else', () => {
-    assert.match(crunObjection(hybrid(['hugetlb'])) ?? '', /hugetlb/);
-    assert.equal(crunObjection(hybrid([])), undefined);
-    assert.equal(crunObjection({ mode: 'v2', hierarchies: hybrid(['memory']).hierarchies.slice(1) }), undefined);
-    assert.ok(crunObjection({ mode: 'none', hierarchies: [] }) !== undefined);
+  test('is about controllers in the v2 tree of a hybrid host', () => {
+    assert.match(crunObjection(hybrid(['hugetlb']), true) ?? '', /hugetlb/);
+    assert.equal(crunObjection(hybrid([]), false), undefined);
+    assert.ok(crunObjection({ mode: 'none', hierarchies: [] }, true) !== undefined);
+  });
+
+  test('is about locked memory where cgroups are v2', () => {
+    const unified: CgroupLayout = { mode: 'v2', hierarchies: hybrid(['memory']).hierarchies.slice(1) };
+    assert.equal(crunObjection(unified, true), undefined);
+    assert.match(crunObjection(unified, false) ?? '', /locked memory/);
   });
 });
 
