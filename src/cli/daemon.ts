@@ -1,16 +1,16 @@
 /**
  * Calls to berthd. Everything heavy (gRPC, protobuf, the descriptor of the API) is loaded here and only here, so that
- * help and usage errors come at once. Messages are encoded straight from the descriptor that was made at build time.
+ * help and usage errors come at once.
  */
 import type { Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
-import type { Root, Type } from 'protobufjs';
 import type { ContainersDefinition } from '../api/generated/berth/v1/Containers.ts';
 import type { ImagesDefinition } from '../api/generated/berth/v1/Images.ts';
 import type { NetworksDefinition } from '../api/generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from '../api/generated/berth/v1/Plugins.ts';
 import type { SystemDefinition } from '../api/generated/berth/v1/System.ts';
 import type { VolumesDefinition } from '../api/generated/berth/v1/Volumes.ts';
+import type { codecOf } from './codec.ts';
 import { CallFailure } from './failure.ts';
 import { whyUnreachable } from './unreachable.ts';
 
@@ -34,47 +34,33 @@ type Request<S extends Service, M extends Method<S>> =
 type Response<S extends Service, M extends Method<S>> =
   Services[S][M] extends MethodDefinition<infer _Q, infer _A, infer _B, infer R> ? R : never;
 
-interface Codec<Q, R> {
-  readonly path: string;
-  readonly encode: (request: Q) => Buffer;
-  readonly decode: (bytes: Buffer) => R;
-}
-
 /** gRPC status numbers that are told apart here. */
 export const STATUS = { CANCELLED: 1, NOT_FOUND: 5, FAILED_PRECONDITION: 9, UNAVAILABLE: 14 } as const;
 /** Trailing metadata that holds 126 or 127 when a container's command cannot be executed. */
 const EXIT_CODE_KEY = 'berth-exit-code';
 /** Trailing metadata of every failure that berthd itself reports: without it nobody may have answered at all. */
 const CODE_KEY = 'berth-code';
-const API_PACKAGE = 'berth.v1';
-/** int64 and enum values are strings, absent fields have their defaults, `event` says which member of a oneof is set. */
-const CONVERSION = { longs: String, enums: String, defaults: true, oneofs: true } as const;
-
 /** A connection to a daemon. */
 export class Daemon {
   readonly #socketPath: string;
   readonly #client: Client;
-  readonly #root: Root;
+  readonly #codecOf: typeof codecOf;
 
-  private constructor(socketPath: string, client: Client, root: Root) {
+  private constructor(socketPath: string, client: Client, codec: typeof codecOf) {
     this.#socketPath = socketPath;
     this.#client = client;
-    this.#root = root;
+    this.#codecOf = codec;
   }
 
   /** A client for the daemon at this socket; nothing is sent before the first call. */
   static async at(socketPath: string): Promise<Daemon> {
-    const [grpc, protobuf, { descriptor }] = await Promise.all([
-      import('@grpc/grpc-js'),
-      import('protobufjs/light.js'),
-      import('../api/generated/descriptor.ts'),
-    ]);
+    const [grpc, codec] = await Promise.all([import('@grpc/grpc-js'), import('./codec.ts')]);
     const client = new grpc.Client(`unix:${socketPath}`, grpc.credentials.createInsecure(), {
       'grpc.enable_http_proxy': 0,
       'grpc.service_config_disable_resolution': 1,
       'grpc.max_receive_message_length': -1,
     });
-    return new Daemon(socketPath, client, protobuf.default.Root.fromJSON(descriptor));
+    return new Daemon(socketPath, client, codec.codecOf);
   }
 
   /** One call with one answer. @throws {CallFailure} */
@@ -83,7 +69,7 @@ export class Daemon {
     method: M,
     request: Request<S, M>,
   ): Promise<Response<S, M>> {
-    const { path, encode, decode } = this.#codec<Request<S, M>, Response<S, M>>(service, method);
+    const { path, encode, decode } = this.#codecOf<Request<S, M>, Response<S, M>>(service, method);
     const { promise, resolve, reject } = Promise.withResolvers<Response<S, M>>();
     this.#client.makeUnaryRequest(path, encode, decode, request, (error, answer) => {
       if (error !== null || answer === undefined) reject(error ?? new Error('no answer'));
@@ -103,7 +89,7 @@ export class Daemon {
     request: Request<S, M>,
     signal?: AbortSignal,
   ): AsyncGenerator<Response<S, M>> {
-    const { path, encode, decode } = this.#codec<Request<S, M>, Response<S, M>>(service, method);
+    const { path, encode, decode } = this.#codecOf<Request<S, M>, Response<S, M>>(service, method);
     const stream: ClientReadableStream<Response<S, M>> = this.#client.makeServerStreamRequest(
       path,
       encode,
@@ -124,22 +110,6 @@ export class Daemon {
 
   close(): void {
     this.#client.close();
-  }
-
-  #codec<Q, R>(service: string, method: string): Codec<Q, R> {
-    const { requestType, responseType } = this.#root.lookupService(`${API_PACKAGE}.${service}`).methods[method] ?? {};
-    const request = this.#type(requestType);
-    const response = this.#type(responseType);
-    return {
-      path: `/${API_PACKAGE}.${service}/${method}`,
-      encode: (message) => Buffer.from(request.encode(request.fromObject(Object(message))).finish()),
-      // The one place where bytes become a typed message: the descriptor and the types come from the same file.
-      decode: (bytes) => response.toObject(response.decode(bytes), CONVERSION) as R,
-    };
-  }
-
-  #type(name: string | undefined): Type {
-    return this.#root.lookupType(`${API_PACKAGE}.${name ?? ''}`);
   }
 
   async #failure(error: unknown): Promise<unknown> {
