@@ -1,6 +1,17 @@
 # Sourced by scripts that make things on the machine: prints one line for each thing with a name of Berth's tests,
 # quickstart or bench that is there now. Two listings are compared to see what a run left.
 
+# "PID ARGUMENTS" of every process, from /proc: a minimal system has no ps.
+process_lines() {
+  local file words
+  for file in /proc/[0-9]*/cmdline; do
+    # Processes come and go.
+    { mapfile -d '' -t words <"$file"; } 2>/dev/null || continue
+    file=${file%/cmdline}
+    ((${#words[@]} == 0)) || printf '%s %s\n' "${file##*/}" "${words[*]//$'\n'/ }"
+  done
+}
+
 # leftovers PATTERN: PATTERN is an extended regular expression of names and paths.
 leftovers() {
   local pattern=$1
@@ -10,8 +21,8 @@ leftovers() {
     losetup --list --noheadings --output NAME,BACK-FILE | grep -E "$pattern" | sed 's/^/loop device /'
     find /sys/fs/cgroup -type d 2>/dev/null | grep -E "$pattern" | sed 's/^/cgroup /'
     ls /run/netns 2>/dev/null | grep -E "$pattern" | sed 's/^/network namespace /'
-    # Neither the shell that asks nor those that started it.
-    ps -e -o pid=,args= | grep -E "$pattern" | grep -vE '(grep|test\.sh|quickstart\.sh|prove-minbase\.sh)' | sed 's/^ */process /'
+    # Not the one that asks.
+    process_lines | grep -E "$pattern" | grep -vE '^[0-9]+ grep ' | sed 's/^/process /'
     { iptables-save -t nat && iptables-save -t filter; } 2>/dev/null | grep -E "$pattern" | sed 's/^/rule /'
     ls -d /tmp/berth-* /var/tmp/berth-* /run/berth-* /var/lib/berth-* 2>/dev/null | grep -E "$pattern" | sed 's/^/directory /'
   } | sort

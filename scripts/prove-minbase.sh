@@ -14,6 +14,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly repository=$PWD
 readonly suite=bookworm
+readonly names='berth-minbase\.|berth-quickstart|berth0|10\.86\.'
+. scripts/leftovers.sh
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -30,7 +32,7 @@ main() {
   ((${#command[@]} > 0)) || command=(scripts/quickstart.sh)
   work=$(mktemp -d /var/tmp/berth-minbase.XXXXXX)
   root=$work/root
-  before=$(left_on_host)
+  before=$(leftovers "$names") || true
   trap clean_up EXIT
   trap 'exit 130' INT TERM
 
@@ -50,7 +52,9 @@ main() {
   say 'Looking for what is left on the host'
   clean_up
   trap - EXIT
-  [[ $(left_on_host) == "$before" ]] || fail "left on the host: $(diff <(echo "$before") <(left_on_host))"
+  local left
+  left=$(left_since "$before" "$names" 10)
+  [[ -z $left ]] || fail "left on the host: $left"
   say "Proved: ${command[*]} passed on a minimal Debian $suite (made in $seconds_made s, run in $seconds_run s), nothing is left"
 }
 
@@ -133,15 +137,6 @@ enter() {
       exec chroot . bash -c "umount --lazy /run/host && rmdir /run/host && cd /root/berth && \"\$@\"" bash "$@"
     ' bash "$root" env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
     TERM="${TERM:-dumb}" "${variables[@]}" "$@"
-}
-
-# Interfaces, loop devices, cgroups, rules and mounts of Berth.
-left_on_host() {
-  ls /sys/class/net | grep -E '^(berth|veth)' | sed 's/^/interface /' || true
-  losetup --list --noheadings --output NAME,BACK-FILE | grep -E 'berth' | sed 's/^/loop device /' || true
-  find /sys/fs/cgroup -type d -name '*berth*' 2>/dev/null | sed 's/^/cgroup /' || true
-  { iptables-save -t nat && iptables-save -t filter; } 2>/dev/null | grep -E '10\.86\.' | sed 's/^/rule /' || true
-  grep -E 'berth-(minbase|quickstart)' /proc/self/mountinfo | cut -d ' ' -f 5 | sed 's/^/mount /' || true
 }
 
 clean_up() {

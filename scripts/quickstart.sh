@@ -246,8 +246,8 @@ end_containers() {
 end_daemon() {
   local pid tries=200
   pid=$(cat "$state/berthd.pid" 2>/dev/null) || return 0
-  # A daemon that was started by hand after --keep.
-  for pid in "$pid" $(ps -e -o pid=,args= | awk -v root="$state/root" '/main\.js/ && index($0, "--root " root) { print $1 }'); do
+  # And one that was started by hand after --keep.
+  for pid in "$pid" $(process_lines | grep -F -- "main.js --root $state/root " | cut -d ' ' -f 1); do
     is_daemon "$pid" || continue
     kill -TERM "$pid"
     while is_daemon "$pid"; do
@@ -279,7 +279,7 @@ take_away() {
 # Supervisors and plugins name a directory of ours, containers are in our cgroup.
 processes_of_ours() {
   {
-    ps -e -o pid=,args= | awk -v a="$state/" -v b="$run/" '(index($0, a) || index($0, b)) && !/awk/ { print $1 }'
+    process_lines | grep -F -e "$state/" -e "$run/" | grep -vE '^[0-9]+ grep ' | cut -d ' ' -f 1
     find /sys/fs/cgroup -path "*/$cgroup*" -name cgroup.procs -exec cat {} + 2>/dev/null || true
   } | sort -u
 }
