@@ -20,7 +20,12 @@ export interface Attributes {
 export type Components = readonly string[];
 
 /** An entry that may be written. */
-export type ArchiveEntry =
+export type ArchiveEntry = EntryKind & {
+  /** It has extended attributes, which are not kept. */
+  readonly hasXattrs: boolean;
+};
+
+type EntryKind =
   | { readonly kind: 'directory' | 'file'; readonly path: Components; readonly attributes: Attributes }
   | { readonly kind: 'symlink'; readonly path: Components; readonly target: string; readonly attributes: Attributes }
   | { readonly kind: 'hardlink'; readonly path: Components; readonly target: Components }
@@ -29,11 +34,16 @@ export type ArchiveEntry =
 
 const MAX_NAME_BYTES = 255;
 const MAX_LINK_BYTES = 4095;
+const MAX_DEPTH = 256;
+/** Nobody needs as many extended records: they would only cost time. */
+const MAX_RECORDS = 1024;
 const PERMISSIONS = 0o7777;
 /** 2^33 seconds: the year 2242, within what every file system keeps. */
 const MAX_MTIME = 2 ** 33;
 /** What a lower layer of overlayfs is told by names: an imported root file system has nothing to hide. */
 const WHITEOUT_PREFIX = '.wh.';
+const XATTR = /^(?:SCHILY|LIBARCHIVE)\.xattr\./;
+const NO_RECORDS: ReadonlyMap<string, string> = new Map();
 /** Extended attributes that would steer overlayfs or the kernel's own bookkeeping. */
 const REFUSED_XATTRS = /^(?:SCHILY\.xattr|LIBARCHIVE\.xattr)\.(?:trusted\.|user\.overlay\.)/;
 
@@ -51,35 +61,39 @@ export interface ArchiveHeader {
   readonly pax?: unknown;
 }
 
+type Records = ReadonlyMap<string, string>;
+
 /**
  * Reads a header.
- * @throws {RuntimeError} INVALID_ARGUMENT naming the entry, RESOURCE_EXHAUSTED for a path above `maxPathBytes`
+ * @throws {RuntimeError} INVALID_ARGUMENT naming the entry, RESOURCE_EXHAUSTED for a path above `maxPathBytes` or 256
+ * directories deep
  */
 export function parseEntry(header: ArchiveHeader, maxPathBytes: number): ArchiveEntry {
   const path = splitPath('entry', header.name, maxPathBytes);
-  refuseExtensions(header);
+  const records = recordsOf(header);
+  refuseRecords(header, records);
+  const hasXattrs = [...records.keys()].some((key) => XATTR.test(key));
+  return { ...entryKind(header, path, records, maxPathBytes), hasXattrs };
+}
+
+function entryKind(header: ArchiveHeader, path: Components, records: Records, maxPathBytes: number): EntryKind {
   if (header.type === 'character-device' || header.type === 'block-device' || header.type === 'fifo') {
     return { kind: 'dropped', path };
   }
   if (header.type !== 'directory' && path.length === 0) throw refused(header.name, 'would replace the root directory');
   switch (header.type) {
     case 'directory':
-      return { kind: 'directory', path, attributes: attributesOf(header) };
+      return { kind: 'directory', path, attributes: attributesOf(header, records) };
     case 'file':
     case 'contiguous-file':
-      return { kind: 'file', path, attributes: attributesOf(header) };
+      return { kind: 'file', path, attributes: attributesOf(header, records) };
     case 'symlink':
-      return { kind: 'symlink', path, target: linkTarget(header), attributes: attributesOf(header) };
+      return { kind: 'symlink', path, target: linkTarget(header), attributes: attributesOf(header, records) };
     case 'link':
       return { kind: 'hardlink', path, target: hardlinkTarget(header, maxPathBytes) };
     default:
       throw refused(header.name, 'is of a kind that is not supported (sparse files and multi-volume archives are not)');
   }
-}
-
-/** True when the entry carries extended attributes, which are not kept. */
-export function hasExtendedAttributes(header: ArchiveHeader): boolean {
-  return [...paxOf(header).keys()].some((key) => /^(?:SCHILY|LIBARCHIVE)\.xattr\./.test(key));
 }
 
 function hardlinkTarget(header: ArchiveHeader, maxPathBytes: number): Components {
@@ -110,6 +124,12 @@ function splitPath(what: string, name: string, maxPathBytes: number): Components
   // U+FFFD stands where bytes were no UTF-8: two such names could be one.
   if (name.includes('\0') || name.includes('\ufffd')) throw refuse('is not a UTF-8 file name');
   const components = name.split('/').filter((component) => component !== '' && component !== '.');
+  if (components.length > MAX_DEPTH) {
+    throw new RuntimeError(
+      'RESOURCE_EXHAUSTED',
+      `archive: ${what} ${quoted(name)} is deeper than ${MAX_DEPTH} directories`,
+    );
+  }
   for (const component of components) {
     if (component === '..') throw refuse('climbs out of its directory');
     if (component.startsWith(WHITEOUT_PREFIX)) throw refuse('is a whiteout, which a root file system cannot hold');
@@ -118,39 +138,41 @@ function splitPath(what: string, name: string, maxPathBytes: number): Components
   return components;
 }
 
-function refuseExtensions(header: ArchiveHeader): void {
-  for (const key of paxOf(header).keys()) {
+function refuseRecords(header: ArchiveHeader, records: Records): void {
+  for (const key of records.keys()) {
     if (REFUSED_XATTRS.test(key)) throw refused(header.name, `has the extended attribute ${quoted(key)}`);
     if (key.startsWith('GNU.sparse.')) throw refused(header.name, 'is a sparse file: archive it without --sparse');
   }
 }
 
-function attributesOf(header: ArchiveHeader): Attributes {
+function attributesOf(header: ArchiveHeader, records: Records): Attributes {
   return {
     mode: header.mode & PERMISSIONS,
-    uid: accountId(header, 'uid'),
-    gid: accountId(header, 'gid'),
-    mtime: mtimeOf(header),
+    uid: accountId(header, records, 'uid'),
+    gid: accountId(header, records, 'gid'),
+    mtime: mtimeOf(header, records),
   };
 }
 
-function accountId(header: ArchiveHeader, field: 'uid' | 'gid'): number {
-  const text = paxOf(header).get(field) ?? String(header[field]);
+function accountId(header: ArchiveHeader, records: Records, field: 'uid' | 'gid'): number {
+  const text = records.get(field) ?? String(header[field]);
   const id = parseAccountId(text);
   if (id === undefined) throw refused(header.name, `has the ${field} ${quoted(text)}`);
   return id;
 }
 
 /** A time that makes no sense is the epoch: it is no reason to refuse a file. */
-function mtimeOf(header: ArchiveHeader): number {
-  const seconds = Number(paxOf(header).get('mtime') ?? header.mtime.getTime() / 1000);
+function mtimeOf(header: ArchiveHeader, records: Records): number {
+  const seconds = Number(records.get('mtime') ?? header.mtime.getTime() / 1000);
   return Math.abs(seconds) <= MAX_MTIME ? seconds : 0;
 }
 
-/** Extended records by keyword; empty for most entries. */
-function paxOf(header: ArchiveHeader): ReadonlyMap<string, string> {
-  if (typeof header.pax !== 'object' || header.pax === null) return new Map();
-  return new Map(Object.entries(header.pax).map(([key, value]) => [key, String(value)]));
+/** Extended records by keyword; none for most entries. */
+function recordsOf(header: ArchiveHeader): Records {
+  if (typeof header.pax !== 'object' || header.pax === null) return NO_RECORDS;
+  const entries = Object.entries(header.pax);
+  if (entries.length > MAX_RECORDS) throw refused(header.name, `has more than ${MAX_RECORDS} extended records`);
+  return new Map(entries.map(([key, value]) => [key, String(value)]));
 }
 
 function refused(name: string, reason: string): RuntimeError {

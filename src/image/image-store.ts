@@ -77,7 +77,7 @@ export class ImageStore {
       return record;
     } finally {
       await this.#layers.discard(staged, AbortSignal.timeout(REMOVAL_TIMEOUT_MS));
-      await this.#collect(AbortSignal.timeout(REMOVAL_TIMEOUT_MS));
+      await this.#collect();
     }
   }
 
@@ -107,6 +107,7 @@ export class ImageStore {
    * @throws {RuntimeError} NOT_FOUND; FAILED_PRECONDITION when a container uses it or an id has several references
    */
   async remove(ref: string, inUse: (id: string) => boolean, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
     const [image, ...others] = this.#find(ref);
     if (image === undefined) throw absent(ref);
     if (others.length > 0) {
@@ -120,7 +121,7 @@ export class ImageStore {
     }
     this.#store.remove(image.reference);
     this.#log.info({ reference: image.reference, imageId: image.id }, 'image removed');
-    await this.#collect(signal);
+    await this.#collect();
   }
 
   /** Start of the daemon: removes what unfinished imports left and the layers that nothing needs. */
@@ -134,18 +135,18 @@ export class ImageStore {
   }
 
   /** A container gave up this image: its layers go when no reference leads to it any more. */
-  async released(image: ImageRecord, signal: AbortSignal): Promise<void> {
-    if (!this.list().some(({ id }) => id === image.id)) await this.#collect(signal);
+  async released(image: ImageRecord): Promise<void> {
+    if (!this.list().some(({ id }) => id === image.id)) await this.#collect();
   }
 
   /**
    * Removes the layers that neither a record nor a container names. When one of those cannot be read every layer stays.
    * What cannot be removed now is out of its place, and is removed at the next start.
    */
-  async #collect(signal: AbortSignal): Promise<void> {
+  async #collect(): Promise<void> {
     for (const path of this.#layers.retire(this.#unneeded())) {
       try {
-        await removeTree(path, signal);
+        await removeTree(path, AbortSignal.timeout(REMOVAL_TIMEOUT_MS));
       } catch (error) {
         this.#log.warn({ path, err: error }, 'remains of a layer are left until the next start');
       }

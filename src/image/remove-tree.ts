@@ -21,27 +21,26 @@ export async function removeTree(path: string, signal: AbortSignal): Promise<voi
     throw new RuntimeError('UNAVAILABLE', `remove ${path}: ${mount.mountPoint} is still mounted`);
   try {
     await rm(path, { recursive: true, force: true });
-  } catch (error) {
-    await removeByForce(path, signal, error);
+  } catch {
+    // Whatever it was, rm meets it again, or gets past it.
+    await removeByForce(path, signal);
   }
 }
 
-async function removeByForce(path: string, signal: AbortSignal, cause: unknown): Promise<void> {
+async function removeByForce(path: string, signal: AbortSignal): Promise<void> {
   const options = { timeoutMs: TIMEOUT_MS };
-  const remove = async (): Promise<string> =>
-    hostCommand('rm', ['-rf', '--one-file-system', '--', path], signal, options);
+  const remove = (): Promise<string> => hostCommand('rm', ['-rf', '--one-file-system', '--', path], signal, options);
   try {
     await remove();
-  } catch (error) {
+    return;
+  } catch {
     signal.throwIfAborted();
-    try {
-      await hostCommand('chattr', ['-R', '-f', '-i', '-a', '--', path], signal, options);
-    } catch {
-      // It fails for links and special files though it has done its work: the second removal tells.
-      signal.throwIfAborted();
-    }
-    await remove().catch((last: unknown) => {
-      throw RuntimeError.from(last, `remove ${path}`, RuntimeError.from(error ?? cause, 'remove').code);
-    });
   }
+  try {
+    await hostCommand('chattr', ['-R', '-f', '-i', '-a', '--', path], signal, options);
+  } catch {
+    // It fails for links and special files though it has done its work: the second removal tells.
+    signal.throwIfAborted();
+  }
+  await remove();
 }

@@ -75,7 +75,9 @@ export class RootfsIsolator implements Isolator {
       }
     };
     await Promise.all(mounted.map((id) => attempt(id, () => this.cleanup(id, signal))));
-    await Promise.all(unknown.map((id) => attempt(id, () => this.remove(id, signal))));
+    // What is still mounted keeps its directories.
+    const free = unknown.filter((id) => !this.#pending.has(id));
+    await Promise.all(free.map((id) => attempt(id, () => this.remove(id, signal))));
     const failure = gathered(failures, 'release root file systems');
     if (failure !== undefined) throw failure;
   }
@@ -111,7 +113,7 @@ export class RootfsIsolator implements Isolator {
     const image = this.#heldImage(id);
     await this.#writable.remove(id, signal);
     this.#pending.delete(id);
-    if (image !== undefined) await this.#images.released(image, signal);
+    if (image !== undefined) await this.#images.released(image);
   }
 
   /** The image the container was first started from; before that, the one its reference names now. */

@@ -44,11 +44,17 @@ export class TreeWriter implements Disposable {
   readonly #open = new Map<string, number>();
   readonly #mtimes = new Map<string, number>();
   #rememberedBytes = 0;
+  #directories = 0;
 
   /** `dir` exists and is empty. */
   constructor(dir: string) {
     this.#root = OpenDirectory.open(dir);
     fchmodSync(this.#root.fd, DEFAULT_DIRECTORY_MODE);
+  }
+
+  /** Directories made so far. */
+  get directories(): number {
+    return this.#directories;
   }
 
   /** Makes a directory, or gives an existing one these attributes. */
@@ -159,10 +165,12 @@ export class TreeWriter implements Disposable {
     if (stat !== undefined && !stat.isDirectory()) {
       throw invalid('archive', `${quoted(path)} is no directory, but an entry needs it to be one`);
     }
-    if (stat === undefined) mkdirSync(at(parent, name), DEFAULT_DIRECTORY_MODE);
+    if (stat !== undefined) return openDirectoryAt(parent, name);
+    mkdirSync(at(parent, name), DEFAULT_DIRECTORY_MODE);
+    this.#directories += 1;
     const fd = openDirectoryAt(parent, name);
     // The process's umask had its say.
-    if (stat === undefined && fd !== undefined) fchmodSync(fd, DEFAULT_DIRECTORY_MODE);
+    if (fd !== undefined) fchmodSync(fd, DEFAULT_DIRECTORY_MODE);
     return fd;
   }
 

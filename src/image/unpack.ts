@@ -5,7 +5,7 @@
  */
 import { extract } from 'tar-stream';
 import { invalid, RuntimeError } from '../errors.ts';
-import { type ArchiveEntry, type ArchiveHeader, hasExtendedAttributes, parseEntry } from './archive-entry.ts';
+import { type ArchiveEntry, parseEntry } from './archive-entry.ts';
 import type { ArchiveSource } from './archive-source.ts';
 import type { ImageLimits } from './image-limits.ts';
 import { TreeWriter } from './tree-writer.ts';
@@ -92,13 +92,13 @@ async function readEntries(archive: ReturnType<typeof extract>, dir: string, lim
   const tally = { sizeBytes: 0, entries: 0, droppedNodes: 0, droppedAttributes: 0 };
   for await (const entry of archive) {
     tally.entries += 1;
-    if (tally.entries > limits.maxEntries) {
+    // A deep name makes directories that have no entry of their own.
+    if (Math.max(tally.entries, tree.directories) > limits.maxEntries) {
       throw new RuntimeError('RESOURCE_EXHAUSTED', `archive: more than ${limits.maxEntries} entries`);
     }
-    const header: ArchiveHeader = entry.header;
-    const parsed = parseEntry(header, limits.maxPathBytes);
+    const parsed = parseEntry(entry.header, limits.maxPathBytes);
     layout.see(parsed);
-    if (hasExtendedAttributes(header)) tally.droppedAttributes += 1;
+    if (parsed.hasXattrs) tally.droppedAttributes += 1;
     if (parsed.kind === 'dropped') tally.droppedNodes += 1;
     tally.sizeBytes += await writeEntry(tree, parsed, bytesOf(entry));
     entry.resume();

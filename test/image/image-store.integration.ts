@@ -1,10 +1,12 @@
 /** Archives of every kind, good and bad, imported on a real file system as root. */
 import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { appendFile, lstat, mkdir, readdir, readFile, readlink, stat, truncate, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { pino } from 'pino';
+import { RuntimeError } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import type { ImageLimits } from '../../src/image/image-limits.ts';
 import { decodeImageRecord, type ImageRecord, ImageStore } from '../../src/image/image-store.ts';
@@ -426,11 +428,51 @@ describe('ImageStore.importTar and hostile archives', { skip: missing('root') },
     assertNothingStored(b);
   });
 
-  test('a path longer than the limit is too long', async (t) => {
-    const b = await bench(t);
-    const entries: TarEntry[] = [{ name: 'd/'.repeat(3000), type: 'directory' }];
-    await assert.rejects(importEntries(b, entries), { code: 'RESOURCE_EXHAUSTED' });
+  test('paths that are too long or too deep, and what they would make on the way, are too much', async (t) => {
+    const b = await bench(t, { maxEntries: 500 });
+    const deep = (first: string): TarEntry => ({ name: `${first}/${'d/'.repeat(200)}`, type: 'directory' });
+    const cases: readonly (readonly TarEntry[])[] = [
+      [{ name: 'd/'.repeat(3000), type: 'directory' }],
+      [{ name: 'd/'.repeat(300), type: 'directory' }],
+      [deep('a'), deep('b'), deep('c'), { name: 'last', content: '' }],
+    ];
+    for (const entries of cases) await assert.rejects(importEntries(b, entries), { code: 'RESOURCE_EXHAUSTED' });
     assertNothingStored(b);
+  });
+
+  test('extended records without number are refused', async (t) => {
+    const b = await bench(t);
+    const pax = Object.fromEntries(Array.from({ length: 2000 }, (_, n) => [`k${n}`, 'v']));
+    await assert.rejects(importEntries(b, [{ name: 'x', content: '', pax }]), refused);
+  });
+
+  test('no damage to an archive does more than refuse it', async (t) => {
+    const b = await withCanary(t);
+    const seed = randomInt(2 ** 31);
+    const random = repeatable(seed);
+    const whole = await readFile(
+      await writeTar(`${b.dir}/whole.tar`, [
+        { name: 'd', type: 'directory' },
+        { name: 'a', type: 'symlink', linkname: 'd' },
+        { name: 'd/f', content: 'x'.repeat(700), pax: { mtime: '1.5', uid: '7' } },
+        { name: 'h', type: 'link', linkname: 'd/f' },
+        { name: 'n'.repeat(150), content: 'y' },
+      ]),
+    );
+    for (let round = 0; round < 100; round += 1) {
+      const bytes = Buffer.from(whole);
+      for (let flips = 0; flips < 4; flips += 1) damage(bytes, random);
+      await writeFile(`${b.dir}/bad.tar`, bytes);
+      const label = `seed ${seed}, round ${round}`;
+      try {
+        await b.images.importTar(`${b.dir}/bad.tar`, 'box', [], signal());
+        await b.images.remove('box', unused, signal());
+      } catch (error) {
+        assert.ok(error instanceof RuntimeError, label);
+        assert.ok(['INVALID_ARGUMENT', 'RESOURCE_EXHAUSTED'].includes(error.code), `${label}: ${error.message}`);
+      }
+    }
+    await b.intact();
   });
 
   test('a full disk is told as such and leaves nothing', async (t) => {
@@ -513,6 +555,25 @@ describe('ImageStore', { skip: missing('root') }, () => {
     assert.throws(() => decodeImageRecord({ ...image, id: 'x' }));
   });
 });
+
+/** Changes one byte of a header and mends the header's checksum, so that the change is believed. */
+function damage(tar: Buffer, random: () => number): void {
+  const header = tar.subarray(512 * Math.floor(random() * (tar.length / 512)));
+  const interesting = [0, 0x2f, 0x2e, 0x30, 0x31, 0x32, 0x35, 0x37, 0x53, 0x78, 0x80, 0xff];
+  header[Math.floor(random() * 512)] = interesting[Math.floor(random() * interesting.length)] ?? 0;
+  header.fill(0x20, 148, 156);
+  const sum = header.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+}
+
+/** Numbers in [0, 1) that are the same ones for the same seed: a linear congruence, of which the upper bits are used. */
+function repeatable(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return (state >>> 8) / 2 ** 24;
+  };
+}
 
 /** The largest resident set seen since. */
 function rssWatch(t: TestScope): () => number {

@@ -14,7 +14,7 @@ import { Database, type Store } from '../../src/store.ts';
 import { busyboxRootfs } from '../support/busybox-rootfs.ts';
 import { cleanup, type TestScope } from '../support/cleanup.ts';
 import { containerSpec } from '../support/container-spec.ts';
-import { missing } from '../support/needs.ts';
+import { missing, needs } from '../support/needs.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { type TarEntry, writeTar } from './tar-archive.ts';
 
@@ -174,6 +174,30 @@ describe('RootfsIsolator', { skip: missing('root', 'overlayfs', 'busybox', 'tar'
     assert.deepEqual(await readdir(`${b.dir}/root/containers`), []);
   });
 
+  test('removes files that a container made immutable', async (t) => {
+    if (!needs(t, 'ext4')) return;
+    const b = await bench(t);
+    await importBusybox(b);
+    const record = container();
+    const rootfs = await rootfsOf(b, record);
+    await mkdir(`${rootfs}/d`);
+    await writeFile(`${rootfs}/d/file`, 'x');
+    await symlink('/etc', `${rootfs}/d/link`);
+    await b.isolator.cleanup(record.id, signal());
+    const upper = `${b.dir}/root/containers/${record.id}/upper`;
+    try {
+      await hostCommand('chattr', ['+i', `${upper}/d/file`, `${upper}/d`], signal());
+    } catch {
+      t.skip('the file system of /tmp knows no immutable files');
+      return;
+    }
+    cleanup(t, () =>
+      hostCommand('sh', ['-c', `! [ -e ${upper}/d ] || chattr -i ${upper}/d ${upper}/d/file`], signal()),
+    );
+    await b.isolator.remove(record.id, signal());
+    assert.deepEqual(await readdir(`${b.dir}/root/containers`), []);
+  });
+
   test('recover keeps running containers, unmounts others and drops the layers of those without a record', async (t) => {
     const b = await bench(t);
     await importBusybox(b);
@@ -305,6 +329,7 @@ describe('RootfsIsolator', { skip: missing('root', 'overlayfs', 'busybox', 'tar'
   const unfit: readonly [string, (etc: string) => Promise<unknown>][] = [
     ['a FIFO', (etc) => hostCommand('mkfifo', [`${etc}/passwd`], signal())],
     ['a link to /dev/zero', (etc) => symlink('/dev/zero', `${etc}/passwd`)],
+    ['a link to a file of the host', (etc) => symlink('/etc/passwd', `${etc}/passwd`)],
     ['100 MiB', (etc) => hostCommand('truncate', ['-s', '100M', `${etc}/passwd`], signal())],
     ['a directory', (etc) => mkdir(`${etc}/passwd`)],
     ['a device node', (etc) => hostCommand('mknod', [`${etc}/passwd`, 'c', '1', '5'], signal())],
