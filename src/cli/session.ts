@@ -1,5 +1,6 @@
 /** What every verb needs: the daemon, where to write, and how the program ends. */
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import type { Writable } from 'node:stream';
 import { type Command, Option } from 'commander';
 import type { Daemon } from './daemon.ts';
@@ -18,6 +19,12 @@ export class Session {
   /** What the program ends with when nothing is thrown. */
   exitCode = 0;
   #daemon: Daemon | undefined;
+
+  /** The version of this program, from the package it belongs to. */
+  get version(): string {
+    const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+    return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : '';
+  }
 
   constructor(stdout: Writable, stderr: Writable, env: NodeJS.ProcessEnv) {
     this.stdout = stdout;

@@ -1,5 +1,4 @@
 /** `version`, `info` and `doctor`: which berth this is and what the host offers. */
-import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { Check__Output } from '../api/generated/berth/v1/Check.ts';
 import { type Format, formatOption, type Session } from './session.ts';
@@ -43,7 +42,7 @@ function addVersion(program: Command, session: Session): void {
     .description('Shows the versions of this program and of the daemon.')
     .addOption(formatOption())
     .action(async ({ format }: { format: Format }, command: Command) => {
-      const client = { version: clientVersion(), nodeVersion: process.versions.node };
+      const client = { version: session.version, nodeVersion: process.versions.node };
       if (format === 'table') await session.print(`berth    ${client.version} (Node.js ${client.nodeVersion})\n`);
       const daemon = await session.daemon(command);
       const answer = await daemon.call('System', 'Version', {});
@@ -54,13 +53,6 @@ function addVersion(program: Command, session: Session): void {
         await session.print(`berthd   ${version} (Node.js ${nodeVersion}, API ${apiVersion}, since ${startedAt})\n`);
       }
     });
-}
-
-/** The version of this program, from the package it belongs to. */
-export function clientVersion(): string {
-  const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
-  const version = typeof manifest === 'object' && manifest !== null && 'version' in manifest ? manifest.version : '';
-  return String(version);
 }
 
 function stateName({ state }: Check__Output): string {

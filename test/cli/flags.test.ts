@@ -245,10 +245,11 @@ describe('LineStamps', () => {
 
 describe('help', () => {
   const quiet = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const program = createProgram(new Session(quiet, quiet, {}));
+  const session = new Session(quiet, quiet, {});
   const all = (command: Command): Command[] => [command, ...command.commands.flatMap(all)];
 
-  test('every verb and every option says what it does', () => {
+  test('every verb and every option says what it does', async () => {
+    const program = await createProgram(session);
     for (const command of all(program)) {
       assert.notEqual(command.summary() + command.description(), '', command.name());
       for (const option of command.options)
@@ -256,7 +257,8 @@ describe('help', () => {
     }
   });
 
-  test('every list takes --format json', () => {
+  test('every list takes --format json', async () => {
+    const program = await createProgram(session);
     const lists = all(program).filter((command) =>
       ['ls', 'ps', 'stats', 'info', 'version', 'doctor'].includes(command.name()),
     );
@@ -266,5 +268,17 @@ describe('help', () => {
         list.options.some((option) => option.long === '--format'),
         list.name(),
       );
+  });
+
+  test('each verb is found when only its own module is loaded', async () => {
+    const program = await createProgram(session);
+    for (const verb of program.commands.map((command) => command.name())) {
+      const part = await createProgram(session, verb);
+      assert.ok(
+        part.commands.some((command) => command.name() === verb),
+        verb,
+      );
+      assert.ok(part.commands.length < program.commands.length, verb);
+    }
   });
 });
