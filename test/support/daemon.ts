@@ -151,13 +151,18 @@ export class Daemon {
     return this.#process?.alive === true;
   }
 
-  /** Starts the daemon and waits until it listens. Its place must not be in use by an earlier run. */
+  /** Starts the daemon and waits until it listens and its driver answers. Its place must not be in use by an earlier run. */
   async start(): Promise<void> {
     const started = new DaemonProcess(this.#flags, this.lines, (line) => {
       if (typeof line['containerId'] === 'string') this.#ids.add(line['containerId']);
     });
     this.#process = started;
-    await started.line((line) => line.msg === 'listening', START_TIMEOUT_MS);
+    const listening = started.line((line) => line.msg === 'listening', START_TIMEOUT_MS);
+    // The embedded driver comes up beside the daemon; what it makes must not look like a leak of a test.
+    const ready = this.#flags.includes('--no-csi-local-driver')
+      ? undefined
+      : started.line(isDriverReady, START_TIMEOUT_MS);
+    await Promise.all([listening, ready]);
   }
 
   /** Ends the daemon and waits for its exit. Returns its exit code, undefined when a signal ended it. */
@@ -294,6 +299,10 @@ export class Oracle {
   assertClean(options: Omit<CleanOptions, 'before'> = {}): Promise<void> {
     return assertClean(this.scope, { allowRecords: isImage, ...options, before: this.before });
   }
+}
+
+function isDriverReady(line: LogLine): boolean {
+  return line.msg === 'plugin state changed' && line['plugin'] === 'local.csi.berth' && line['to'] === 'ready';
 }
 
 function isImage(record: string): boolean {

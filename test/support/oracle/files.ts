@@ -24,19 +24,24 @@ export function loopDevices(scope: Scope): string[] {
     });
 }
 
-/** Every file and directory below our directories, less what lies in mounts, sockets, databases and leases. */
+/**
+ * Every file and directory below our directories, less what lies in mounts, sockets, databases and leases. Directories
+ * that give our directories their shape ("netns", "csi/mounts") are made once and stay: what lies in them counts.
+ */
 export function files(scope: Scope): string[] {
   const mounted = new Set(readMounts().map((entry) => entry.mountPoint));
   const skip = (path: string): boolean =>
     mounted.has(path) || scope.leaseDirs.includes(path) || scope.ignoreFiles?.(path) === true || isDatabase(path);
-  return scope.dirs.flatMap((dir) => below(dir, skip));
+  return scope.dirs.flatMap((dir) => below(dir, skip, 2));
 }
 
-function below(dir: string, skip: (path: string) => boolean): string[] {
+function below(dir: string, skip: (path: string) => boolean, shapeDepth: number): string[] {
   return entries(dir).flatMap((entry) => {
     const path = join(dir, entry.name);
     if (skip(path) || entry.isSocket()) return [];
-    return entry.isDirectory() ? [`${path}/`, ...below(path, skip)] : [path];
+    if (!entry.isDirectory()) return [path];
+    const isShape = shapeDepth > 0 && /^[a-z-]+$/.test(entry.name);
+    return [...(isShape ? [] : [`${path}/`]), ...below(path, skip, shapeDepth - 1)];
   });
 }
 
