@@ -7,6 +7,7 @@ import type { ContainerSpec, DeviceRequest, MountRequest, PortMapping, Resources
 import { optionalInteger } from './field.ts';
 import type { ContainerSpec__Output } from './generated/berth/v1/ContainerSpec.ts';
 import type { Device__Output } from './generated/berth/v1/Device.ts';
+import type { Label__Output } from './generated/berth/v1/Label.ts';
 import type { Mount__Output } from './generated/berth/v1/Mount.ts';
 import type { PortMapping__Output } from './generated/berth/v1/PortMapping.ts';
 import type { Resources__Output } from './generated/berth/v1/Resources.ts';
@@ -27,7 +28,7 @@ export function containerSpecOf(spec: ContainerSpec__Output | null, defaultNetwo
     workingDir: spec.workingDir,
     user: spec.user,
     hostname: spec.hostname,
-    labels: Object.fromEntries(spec.labels.map(({ key, value }) => [key, value])),
+    labels: Object.fromEntries(spec.labels.map(labelOf)),
     resources: resourcesOf(spec.resources),
     readOnlyRootfs: spec.readOnlyRootfs,
     capAdd: spec.capAdd,
@@ -39,6 +40,12 @@ export function containerSpecOf(spec: ContainerSpec__Output | null, defaultNetwo
     devices: spec.devices.map(deviceOf),
     autoRemove: spec.autoRemove,
   };
+}
+
+/** One key does not survive being stored: better no container than one that loses a label on the way. */
+function labelOf({ key, value }: Label__Output): [string, string] {
+  if (key === '__proto__') throw invalid('label', '"__proto__" cannot be a key');
+  return [key, value];
 }
 
 function networkOf(

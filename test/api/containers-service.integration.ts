@@ -189,6 +189,8 @@ describe('Containers', () => {
     await refused(daemon.call('Containers', 'Create', {}), /spec/);
     const mounts = [{ target: '/x' }];
     await refused(daemon.call('Containers', 'Create', { spec: spec({ name: 'm', mounts }) }), /volume/);
+    const labels = [{ key: '__proto__', value: '1' }];
+    await refused(daemon.call('Containers', 'Create', { spec: spec({ name: 'm', labels }) }), /label/);
     const resources = { memoryBytes: '9223372036854775807' };
     await refused(daemon.call('Containers', 'Create', { spec: spec({ name: 'm', resources }) }), /memory/);
   });
@@ -210,8 +212,7 @@ describe('ids of every call (K19)', () => {
       daemon.call('Containers', 'Create', { spec: spec({ mounts: [{ volume, target: '/x' }] }) }),
     'Create device': (daemon, volume) =>
       daemon.call('Containers', 'Create', { spec: spec({ devices: [{ volume, path: '/dev/x' }] }) }),
-    Run: (daemon, name) =>
-      all(daemon.stream('Containers', 'Run', { spec: spec({ name: name === '' ? ' ' : name }) })),
+    Run: (daemon, name) => all(daemon.stream('Containers', 'Run', { spec: spec({ name: name === '' ? ' ' : name }) })),
     Start: (daemon, ref) => daemon.call('Containers', 'Start', { ref }),
     Inspect: (daemon, ref) => daemon.call('Containers', 'Inspect', { ref }),
     Logs: (daemon, ref) => all(daemon.stream('Containers', 'Logs', { ref })),
