@@ -70,6 +70,7 @@ async function bench(): Promise<number> {
 }
 
 async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promise<Report> {
+  const facts = await host();
   const { contestants, absent } = await contestantsOf(place, closers);
   const rounds = Number(options.rounds);
   process.stdout.write(`${contestants.map(({ name }) => name).join('; ')}: ${rounds} rounds\n`);
@@ -82,7 +83,7 @@ async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promi
   }
   return {
     at: new Date().toISOString(),
-    host: await host(),
+    host: facts,
     rounds,
     rows,
     throughput: rates,
@@ -122,7 +123,7 @@ async function contestantsOf(
 }
 
 async function host(): Promise<Record<string, string | number>> {
-  const release = /PRETTY_NAME="(.*)"/.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
+  const release = /PRETTY_NAME="(.*)"/.exec(readFileSync('/usr/lib/os-release', 'utf8'))?.[1] ?? '';
   return {
     system: release,
     kernel: readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim(),
