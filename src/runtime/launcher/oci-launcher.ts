@@ -92,7 +92,7 @@ export class OciLauncher implements Launcher {
       exitDir: this.#root.exits,
       logPath: this.#root.log(id),
     });
-    this.#log.debug({ containerId: id, pid: conmon.identity?.pid }, 'conmon started');
+    this.#log.debug({ containerId: id, conmonPid: conmon.identity?.pid }, 'conmon started');
     try {
       const init = identify(await conmon.created(signal));
       if (init === undefined) throw new RuntimeError('INTERNAL', `container ${id}: its process ended at once`);
@@ -204,7 +204,7 @@ export class OciLauncher implements Launcher {
       await this.#supervision.conmonGone(id, patience);
     } catch (error) {
       if (signal.aborted || !patience.aborted) throw error;
-      this.#log.warn({ containerId: id, pid: conmon.pid }, 'conmon outlives its container and is killed');
+      this.#log.warn({ containerId: id, conmonPid: conmon.pid }, 'conmon outlives its container and is killed');
       signalProcess(conmon, 'SIGKILL');
       await this.#supervision.gone(conmon, signal);
     }
