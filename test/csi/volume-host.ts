@@ -1,6 +1,6 @@
 /** A machine with one fake plugin and a VolumeManager over a database on disk, which can die and start again. */
 import assert from 'node:assert/strict';
-import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
 import { pino } from 'pino';
@@ -72,6 +72,20 @@ export class VolumeHost {
     this.#manager = undefined;
     this.#registry = undefined;
     this.#database = undefined;
+  }
+
+  /** Keeps the disk as it is now: what a daemon killed at this moment leaves. */
+  keepDisk(): void {
+    const db = new DatabaseSync(`${this.dir}/berth.db`);
+    db.exec(`VACUUM INTO '${this.dir}/kept.db'`);
+    db.close();
+  }
+
+  /** Stops the daemon and puts the kept disk in place of what it wrote since. */
+  async die(): Promise<void> {
+    await this.stop();
+    for (const file of ['berth.db-wal', 'berth.db-shm']) rmSync(`${this.dir}/${file}`, { force: true });
+    renameSync(`${this.dir}/kept.db`, `${this.dir}/berth.db`);
   }
 
   /** Spoils a volume's record on disk. */
