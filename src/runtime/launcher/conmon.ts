@@ -127,7 +127,8 @@ async function collect(stream: Readable, enough: (text: string) => boolean): Pro
   return promise;
 }
 
-function initPidOf(line: string): number {
+function initPidOf(text: string): number {
+  const [line = ''] = text.split('\n', 1);
   const { data, message } = syncSchema.parse(JSON.parse(line));
   if (data > 0) return data;
   throw new RuntimeError('FAILED_PRECONDITION', `runtime create: ${runtimeWords(message ?? '')}`);

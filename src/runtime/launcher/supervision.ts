@@ -45,6 +45,7 @@ export class Supervision {
   }
 
   add(id: ContainerId, supervised: Supervised): void {
+    this.remove(id);
     const removal = new AbortController();
     const settle = (): void => undefined;
     const ended = this.#exits.next(id, removal.signal).then(settle, settle);

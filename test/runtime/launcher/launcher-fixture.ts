@@ -18,7 +18,8 @@ import { cleanup, type TestScope } from '../../support/cleanup.ts';
 import { findProgram } from '../../support/needs.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
-export const CGROUP_PARENT = 'berth-lch-test';
+/** Each fixture has a parent of its own: test files run side by side, and recovery looks at all of a parent. */
+export const CGROUP_PREFIX = 'berth-lch-test-';
 export const silent: pino.Logger = pino({ level: process.env['BERTH_TEST_LOG'] ?? 'silent' });
 
 export type RuntimeName = 'crun' | 'runc';
@@ -33,6 +34,7 @@ export class LauncherFixture {
   readonly dir: string;
   readonly rootfs: string;
   readonly runtime: RuntimeName;
+  readonly cgroupParent: string = `${CGROUP_PREFIX}${randomBytes(4).toString('hex')}`;
   readonly launcher: OciLauncher;
 
   private constructor(dir: string, rootfs: string, runtime: RuntimeName) {
@@ -44,8 +46,8 @@ export class LauncherFixture {
 
   static async make(t: TestScope, runtime: RuntimeName): Promise<LauncherFixture> {
     const dir = await tempDir(t);
-    cleanup(t, removeCgroupParent);
     const fixture = new LauncherFixture(dir, await busyboxRootfs(join(dir, 'rootfs')), runtime);
+    cleanup(t, () => removeCgroupParent(fixture.cgroupParent));
     cleanup(t, () => fixture.launcher.close());
     return fixture;
   }
@@ -57,7 +59,7 @@ export class LauncherFixture {
       conmonPath: findProgram('conmon') ?? 'conmon',
       rootDir: join(this.dir, 'root'),
       runDir: join(this.dir, 'run'),
-      cgroupParent: CGROUP_PARENT,
+      cgroupParent: this.cgroupParent,
       log: silent,
     });
   }
@@ -81,7 +83,7 @@ export class LauncherFixture {
     const { capabilities } = await defaultCapabilities();
     return {
       rootfs: this.rootfs,
-      cgroupsPath: `/${CGROUP_PARENT}/${id}`,
+      cgroupsPath: `/${this.cgroupParent}/${id}`,
       namespaces: [{ type: 'network' }],
       ...(capabilities === undefined ? {} : { capabilities }),
       ...change,
@@ -139,9 +141,12 @@ async function defaultCapabilities(): Promise<Contribution> {
 
 /** Cgroup directories of one container, in any hierarchy. */
 export function cgroupsOf(id: ContainerId): string[] {
-  return readCgroupLayout()
-    .hierarchies.map(({ mountPoint }) => join(mountPoint, CGROUP_PARENT, id))
-    .filter((path) => existsSync(path));
+  return readCgroupLayout().hierarchies.flatMap(({ mountPoint }) =>
+    readdirSync(mountPoint)
+      .filter((name) => name.startsWith(CGROUP_PREFIX))
+      .map((name) => join(mountPoint, name, id))
+      .filter((path) => existsSync(path)),
+  );
 }
 
 /** Live processes that name the container in their command line, and those in its cgroups. */
@@ -173,13 +178,10 @@ function text(path: string): string {
   }
 }
 
-/** Another test file may still use it: then its last user removes it. */
-function removeCgroupParent(): void {
+/** Removes an empty parent from every hierarchy. */
+export function removeCgroupParent(name: string): void {
   for (const { mountPoint } of readCgroupLayout().hierarchies) {
-    try {
-      rmdirSync(join(mountPoint, CGROUP_PARENT));
-    } catch {
-      // Not there, or in use.
-    }
+    const path = join(mountPoint, name);
+    if (existsSync(path)) rmdirSync(path);
   }
 }

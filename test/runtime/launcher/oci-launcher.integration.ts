@@ -9,7 +9,7 @@ import { readUsage } from '../../../src/runtime/cgroup-usage.ts';
 import { ExecutableError } from '../../../src/runtime/launcher.ts';
 import type { cleanup } from '../../support/cleanup.ts';
 import { missing } from '../../support/needs.ts';
-import { assertGone, CGROUP_PARENT, cgroupsOf, collected, LauncherFixture, within } from './launcher-fixture.ts';
+import { assertGone, cgroupsOf, collected, LauncherFixture, within } from './launcher-fixture.ts';
 
 for (const runtime of ['crun', 'runc'] as const) {
   describe(`OciLauncher with ${runtime}`, { skip: missing('root', 'conmon', 'busybox', runtime) }, () => {
@@ -170,7 +170,7 @@ for (const runtime of ['crun', 'runc'] as const) {
       const box = await LauncherFixture.make(t, runtime);
       const resources = { memoryBytes: 64 * 1024 * 1024, cpuMillis: 500, pidsLimit: 20 };
       const id = await startedShell(t, box, 'sleep 1000 & echo ready; wait', { resources });
-      const usage = readUsage(`/${CGROUP_PARENT}/${id}`);
+      const usage = readUsage(`/${box.cgroupParent}/${id}`);
       assert.equal(usage.memoryLimitBytes, resources.memoryBytes);
       assert.equal(usage.pids, 2);
       assert.ok((usage.memoryBytes ?? 0) > 0 && (usage.cpuUsageNanos ?? 0n) > 0n);
