@@ -42,9 +42,7 @@ export function containerSpecOf(spec: ContainerSpec__Output | null, defaultNetwo
   };
 }
 
-/** One key does not survive being stored: better no container than one that loses a label on the way. */
 function labelOf({ key, value }: Label__Output): [string, string] {
-  if (key === '__proto__') throw invalid('label', '"__proto__" cannot be a key');
   return [key, value];
 }
 

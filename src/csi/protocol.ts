@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync, type MethodDefinition } from '@grpc/proto-loader';
 import { type Code, invalid, RuntimeError } from '../errors.ts';
+import type { StringMap } from '../string-map.ts';
 import type { ControllerDefinition } from './generated/csi/v1/Controller.ts';
 import type { _csi_v1_ControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/ControllerServiceCapability.ts';
 import type { IdentityDefinition } from './generated/csi/v1/Identity.ts';
@@ -21,10 +22,7 @@ import type {
   VolumeCapability,
 } from './generated/csi/v1/VolumeCapability.ts';
 
-export type { VolumeCapability };
-
-/** Text by text: parameters, contexts, secrets, segments. A key may be any text, "__proto__" included. */
-export type StringMap = Readonly<Record<string, string>>;
+export type { StringMap, VolumeCapability };
 
 export type PluginService = _csi_v1_PluginCapability_Service_Type__Output;
 export type ControllerCapability = _csi_v1_ControllerServiceCapability_RPC_Type__Output;

@@ -16,7 +16,8 @@
  * The plugin's capabilities say which of the middle rungs there are. Nothing here calls anything.
  */
 import { z } from 'zod';
-import { type AccessMode, LIMITS, type PluginCapabilities, type StringMap } from './protocol.ts';
+import { type StringMap, stringMap } from '../string-map.ts';
+import { type AccessMode, LIMITS, type PluginCapabilities } from './protocol.ts';
 import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';
 
 /** The ladder, bottom first. */
@@ -165,12 +166,6 @@ export function activeClaims(record: VolumeRecord): readonly Claim[] {
   return record.claims.filter((claim) => !claim.releasing);
 }
 
-/** Keys may be any text, "__proto__" included, which a schema of records would drop. */
-const stringMap: z.ZodType<StringMap> = z.custom<StringMap>(
-  (value) =>
-    typeof value === 'object' && value !== null && Object.values(value).every((entry) => typeof entry === 'string'),
-  'must map text to text',
-);
 const decimal: z.ZodString = z.string().regex(/^(0|[1-9][0-9]{0,18})$/);
 const instant: z.ZodISODateTime = z.iso.datetime();
 const ACCESS_MODES = ['SINGLE_NODE_WRITER', 'SINGLE_NODE_MULTI_WRITER'] as const satisfies readonly AccessMode[];

@@ -7,6 +7,7 @@ import { posix } from 'node:path';
 import { z } from 'zod';
 import { parseAccount } from '../account.ts';
 import { invalid, type RuntimeError } from '../errors.ts';
+import { stringMap } from '../string-map.ts';
 import { splitWords } from './instruction-words.ts';
 
 /** How an image is run unless the request says otherwise. */
@@ -29,7 +30,7 @@ export const imageConfigSchema: z.ZodType<ImageConfig> = z.object({
   env: z.array(z.string()),
   workingDir: z.string().optional(),
   user: z.string().optional(),
-  labels: z.record(z.string(), z.string()),
+  labels: stringMap,
 });
 
 const EMPTY: ImageConfig = { entrypoint: [], command: [], env: [], labels: {} };
@@ -130,7 +131,7 @@ function withLabels(
   refuse: Refuse,
 ): Record<string, string> {
   for (const [key] of added) {
-    if (CONTROL.test(key) || key === '__proto__') throw refuse(`has ${quoted(key)} for a key`);
+    if (CONTROL.test(key)) throw refuse(`has ${quoted(key)} for a key`);
   }
   return { ...labels, ...Object.fromEntries(added) };
 }

@@ -10,6 +10,7 @@
  */
 import { z } from 'zod';
 import type { ProcessIdentity } from '../process-identity.ts';
+import { stringMap } from '../string-map.ts';
 
 /** 32 lower-case hex digits, made by Berth: safe as a file name, a cgroup name and a CNI container id. */
 export type ContainerId = string;
@@ -146,7 +147,7 @@ const specSchema = z.object({
   workingDir: z.string().optional(),
   user: z.string().optional(),
   hostname: z.string().optional(),
-  labels: z.record(z.string(), z.string()),
+  labels: stringMap,
   resources: z.object({
     memoryBytes: z.int().optional(),
     cpuMillis: z.int().optional(),

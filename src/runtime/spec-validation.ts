@@ -200,6 +200,9 @@ function checkMounts(spec: ContainerSpec): void {
     const target = checkPath('volume', mount.target);
     if (target === '/') throw invalid('volume', 'a mount cannot replace the root "/"');
     if (target !== mount.target) throw invalid('volume', `${quoted(mount.target)} is not in normal form: ${target}`);
+    // Below /dev there is room for mounts (/dev/shm), below the other two there is not.
+    const covered = PSEUDO_ROOTS.find((dir) => target === dir || (dir !== '/dev' && target.startsWith(`${dir}/`)));
+    if (covered !== undefined) throw invalid('volume', `a mount cannot cover ${covered}: ${quoted(target)}`);
     once(seen, 'volume', target);
   }
   for (const device of spec.devices) {

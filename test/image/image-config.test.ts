@@ -60,7 +60,6 @@ describe('parseChanges', () => {
     'ENV A=1 B',
     'ENV "A=1',
     'ENV "A\nB"=1',
-    'LABEL __proto__=x',
     'LABEL a',
     // K01
     'WORKDIR /proc/self/fd/7',

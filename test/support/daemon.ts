@@ -137,7 +137,7 @@ export class Daemon {
       subnets: [place.subnet],
       leaseDirs: [place.leaseDir],
       ids: this.#ids,
-      ignoreFiles: (path) => path.startsWith(join(place.root, 'images')),
+      ignoreFiles: (path) => path.startsWith(join(place.root, 'images')) || isDriverState(path),
       restartable: (line) => /\bnode\b/.test(line.split(' ')[0] ?? ''),
     };
   }
@@ -299,6 +299,11 @@ export class Oracle {
   assertClean(options: Omit<CleanOptions, 'before'> = {}): Promise<void> {
     return assertClean(this.scope, { allowRecords: isImage, ...options, before: this.before });
   }
+}
+
+/** What the driver keeps beside a volume as long as the volume is there. */
+function isDriverState(path: string): boolean {
+  return /\/local\.csi\.berth\/volumes\/[^/]+\/(lock|node\.json)$/.test(path);
 }
 
 function isDriverReady(line: LogLine): boolean {
