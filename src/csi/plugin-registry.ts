@@ -52,6 +52,8 @@ export class PluginRegistry {
   readonly #waiters = new Set<() => void>();
   readonly #listeners = new Set<(plugin: string) => void>();
   readonly #closing = new Set<Promise<void>>();
+  /** Sockets that were complained about. */
+  readonly #unusable = new Set<string>();
   #inDirectory: ReadonlyMap<string, string> = new Map();
 
   constructor(options: PluginRegistryOptions) {
@@ -181,7 +183,8 @@ export class PluginRegistry {
         changed: () => this.#changed(path),
       });
     } catch (error) {
-      this.#log.error({ socket: path, err: error }, 'plugin socket cannot be used');
+      if (!this.#unusable.has(path)) this.#log.error({ socket: path, err: error }, 'plugin socket cannot be used');
+      this.#unusable.add(path);
       return undefined;
     }
   }

@@ -7,6 +7,8 @@ import type { VolumeRecord } from './volume.ts';
 export class VolumeJournal {
   readonly #store: Store<VolumeRecord>;
   readonly #log: Logger;
+  /** When each volume came to its state, by this process's clock. */
+  readonly #since = new Map<string, number>();
 
   constructor(store: Store<VolumeRecord>, log: Logger) {
     this.#store = store;
@@ -16,6 +18,7 @@ export class VolumeJournal {
   /** A first record. @throws {RuntimeError} ALREADY_EXISTS */
   begin(record: VolumeRecord): VolumeRecord {
     this.#store.create(record.name, record);
+    this.#since.set(record.name, performance.now());
     this.#log.info({ volume: record.name, plugin: record.driver, to: record.state }, 'volume state changed');
     return record;
   }
@@ -49,9 +52,15 @@ export class VolumeJournal {
   forget(record: VolumeRecord): void {
     this.#store.remove(record.name);
     this.#changed(record, 'gone');
+    this.#since.delete(record.name);
   }
 
+  /** `durationMs` is the time spent in the state that was left. */
   #changed({ name, driver, state }: VolumeRecord, to: string): void {
-    this.#log.info({ volume: name, plugin: driver, from: state, to }, 'volume state changed');
+    const nowMs = performance.now();
+    const sinceMs = this.#since.get(name);
+    this.#since.set(name, nowMs);
+    const took = sinceMs === undefined ? {} : { durationMs: Math.round(nowMs - sinceMs) };
+    this.#log.info({ volume: name, plugin: driver, from: state, to, ...took }, 'volume state changed');
   }
 }
