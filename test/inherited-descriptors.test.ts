@@ -13,7 +13,7 @@ describe('closeInheritedDescriptors', () => {
       process.stdout.write(spawnSync('ls', ['/proc/self/fd'], { encoding: 'utf8' }).stdout);`;
     const shown = (close: boolean): string[] => {
       // A number as high as 60: the lowest ones are looked after by the runtime's own start.
-      const args = ['-c', 'exec 60</etc/hostname; exec "$0" "$@"', process.execPath];
+      const args = ['-c', 'exec 60</etc/passwd; exec "$0" "$@"', process.execPath];
       const flags = ['--input-type=module-typescript', '--eval', script(close)];
       return spawnSync('bash', [...args, ...flags], { encoding: 'utf8' })
         .stdout.trim()

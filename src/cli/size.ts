@@ -12,7 +12,8 @@ export function parseSize(flag: string, text: string): number {
   const match = SIZE.exec(text);
   const power = POWERS[match?.[2]?.toLowerCase() ?? ''] ?? 0;
   const bytes = match === null ? Number.NaN : Math.floor(Number(match[1]) * 1024 ** power);
-  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+  const fraction = power === 0 && match?.[1]?.includes('.') === true;
+  if (!Number.isSafeInteger(bytes) || bytes <= 0 || fraction) {
     throw usage(flag, `${JSON.stringify(text)} is no size: say 64Mi, 512m or 1Gi (units are powers of 1024)`);
   }
   return bytes;

@@ -95,6 +95,13 @@ export class ContainerTable {
     return this.write({ ...record, run: { ...record.run, ...facts } });
   }
 
+  /** User code runs: from now on the container stays, whatever becomes of the run. */
+  started(id: ContainerId, startedAt: string): void {
+    const record = this.get(id);
+    if (record.run === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no run`);
+    this.write({ ...record, run: { ...record.run, startedAt }, provisional: false });
+  }
+
   remove(id: ContainerId): void {
     this.#store.remove(id);
   }

@@ -11,7 +11,6 @@ import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
-import { concurrently } from './concurrently.ts';
 import {
   type ContainerId,
   type ContainerRecord,
@@ -22,11 +21,12 @@ import {
 } from './container.ts';
 import { freshName } from './container-name.ts';
 import { ContainerTable } from './container-table.ts';
-import { mergeContributions } from './contribution.ts';
 import { ExitBoard } from './exit-board.ts';
 import type { Isolator, IsolatorStatus, Usage } from './isolator.ts';
+import { type Launched, type LaunchOptions, launchSequence } from './launch-sequence.ts';
 import { ExecutableError, type Launcher, type LogOptions, type OutputChunk } from './launcher.ts';
 import { recoverContainers } from './recovery.ts';
+import { RunWatch } from './run-watch.ts';
 import { validateSpec } from './spec-validation.ts';
 import { incomplete, Teardown } from './teardown.ts';
 
@@ -47,26 +47,12 @@ export interface ContainerView {
   readonly status: IsolatorStatus;
 }
 
-/** How a container is started. */
-export interface LaunchOptions {
-  /** Open the output before user code runs. */
-  readonly attach?: boolean;
-  /** Ends the output when it aborts; the container goes on. */
-  readonly outputSignal?: AbortSignal;
-}
-
-/** A container that was started. */
-export interface Launched {
-  readonly record: ContainerRecord;
-  /** Everything the run writes; present when asked for. */
-  readonly output?: AsyncIterable<OutputChunk>;
-}
-
 export class Containerizer {
   readonly #launcher: Launcher;
   readonly #isolators: readonly Isolator[];
   readonly #table: ContainerTable;
   readonly #teardown: Teardown;
+  readonly #watch: RunWatch;
   readonly #bootId: string;
   readonly #log: Logger;
   readonly #lanes = new Serial();
@@ -84,6 +70,13 @@ export class Containerizer {
     const { launcher, isolators } = options;
     const shared = { lanes: this.#lanes, board: this.#board, log: this.#log };
     this.#teardown = new Teardown({ launcher, isolators, table: this.#table, ...shared });
+    this.#watch = new RunWatch({
+      launcher,
+      isolators,
+      exited: (id, exit) => this.#lanes.run(id, () => this.#finish(id, exit)),
+      signal: this.#closing.signal,
+      log: this.#log,
+    });
   }
 
   /**
@@ -103,7 +96,7 @@ export class Containerizer {
       },
       signal,
     );
-    for (const id of running) this.#watch(id);
+    for (const id of running) this.#watch.follow(id);
   }
 
   /**
@@ -237,7 +230,7 @@ export class Containerizer {
   async close(): Promise<void> {
     this.#closing.abort(new RuntimeError('UNAVAILABLE', 'berthd is shutting down'));
     this.#teardown.close();
-    await this.#lanes.drain();
+    await Promise.all([this.#lanes.drain(), this.#watch.drain()]);
   }
 
   #view(record: ContainerRecord): ContainerView {
@@ -266,49 +259,17 @@ export class Containerizer {
     this.#table.write({ ...record, run: { launchedAt: now(), bootId: this.#bootId } });
     try {
       this.#validate(record);
-      const output = await this.#make(this.#table.get(id), options, signal);
-      this.#table.write({ ...this.#table.amendRun(id, { startedAt: now() }), provisional: false });
+      const outputSignal = options.attach === true ? this.#untilClosed(options.outputSignal) : undefined;
+      const parts = { launcher: this.#launcher, isolators: this.#isolators, table: this.#table, log: this.#log };
+      const output = await launchSequence(parts, this.#table.get(id), outputSignal, signal);
+      this.#table.started(id, now());
       const durationMs = Math.round(performance.now() - begunMs);
       this.#log.info({ containerId: id, from: state, to: 'running', durationMs }, 'container state changed');
-      this.#watch(id);
+      this.#watch.follow(id);
       return { record: this.#table.get(id), ...(output === undefined ? {} : { output }) };
     } catch (error) {
       throw await this.#launchFailed(id, RuntimeError.from(error, `start container ${record.spec.name}`));
     }
-  }
-
-  /** From the intent to running user code. Every step but the last can be undone without anyone noticing. */
-  async #make(
-    record: ContainerRecord,
-    options: LaunchOptions,
-    signal: AbortSignal,
-  ): Promise<AsyncIterable<OutputChunk> | undefined> {
-    const { id } = record;
-    const contributions = await concurrently(
-      this.#isolators.map((isolator) => async (joint) => (await isolator.prepare?.(record, joint)) ?? {}),
-      signal,
-    );
-    this.#log.debug({ containerId: id, step: 'prepared' }, 'launch step');
-    const contribution = mergeContributions(contributions);
-    await concurrently<void>(
-      [
-        async (joint) => {
-          const init = await this.#launcher.create(id, contribution, joint);
-          this.#table.amendRun(id, { init });
-          this.#log.debug({ containerId: id, step: 'process created' }, 'launch step');
-        },
-        ...this.#isolators.map((isolator) => async (joint: AbortSignal) => isolator.isolate?.(record, joint)),
-      ],
-      signal,
-    );
-    this.#log.debug({ containerId: id, step: 'isolated' }, 'launch step');
-    const follow = { follow: true } as const;
-    const { attach, outputSignal } = options;
-    const outputEnd = outputSignal === undefined ? this.#closing.signal : this.#untilClosed(outputSignal);
-    const output = attach === true ? await this.#launcher.openLogs(id, follow, outputEnd) : undefined;
-    await this.#launcher.start(id, signal);
-    this.#log.debug({ containerId: id, step: 'process started' }, 'launch step');
-    return output;
   }
 
   async #launchFailed(id: ContainerId, failure: RuntimeError): Promise<RuntimeError> {
@@ -319,39 +280,6 @@ export class Containerizer {
     await this.#teardown.release(id);
     this.#board.exited(id, exit);
     return failure;
-  }
-
-  /** Follows a running container until it exits, and then gives everything back. */
-  #watch(id: ContainerId): void {
-    const { signal } = this.#closing;
-    const watching = async (): Promise<void> => {
-      const ended = new AbortController();
-      const limits = this.#watchLimits(id, AbortSignal.any([signal, ended.signal]));
-      try {
-        const exit = await this.#launcher.wait(id, signal);
-        await this.#lanes.run(id, () => this.#finish(id, exit));
-      } finally {
-        ended.abort();
-        await limits;
-      }
-    };
-    watching().catch((error: unknown) => {
-      if (!signal.aborted) this.#log.error({ containerId: id, err: error }, 'lost sight of a container');
-    });
-  }
-
-  async #watchLimits(id: ContainerId, signal: AbortSignal): Promise<void> {
-    await Promise.all(
-      this.#isolators.map(async (isolator) => {
-        if (isolator.watch === undefined) return;
-        try {
-          const limitation = await isolator.watch(id, signal);
-          this.#log.warn({ containerId: id, limitation }, 'container hit a limit');
-        } catch (error) {
-          if (!signal.aborted) this.#log.warn({ containerId: id, isolator: isolator.name, err: error }, 'watch failed');
-        }
-      }),
-    );
   }
 
   /** Records an exit once and releases the run. */
@@ -401,8 +329,8 @@ export class Containerizer {
     for (const controller of this.#underWay.get(id) ?? []) controller.abort(reason);
   }
 
-  #untilClosed(signal: AbortSignal): AbortSignal {
-    return AbortSignal.any([signal, this.#closing.signal]);
+  #untilClosed(signal: AbortSignal | undefined): AbortSignal {
+    return signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
   }
 }
 
