@@ -40,7 +40,9 @@ export class DaemonProcess {
     this.lines = lines;
     this.#onLine = onLine;
     const [file, ...before] = program('berthd');
-    this.child = spawn(file, [...before, ...flags], { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' });
+    // A test process that is killed takes its daemon with it; setpriv becomes the program, with the same pid.
+    const args = ['--pdeathsig', 'SIGKILL', file, ...before, ...flags];
+    this.child = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' });
     this.exited = once(this.child, 'close').then(([code, signal]) => {
       this.#tell(undefined);
       return { code, signal };
