@@ -36,30 +36,75 @@ const absent = <T extends z.ZodType>(
     .nullable()
     .optional();
 
+/** What a plugin may leave out, or say by null. */
+type Given<T> = T | null | undefined;
+
 /** DNS as results and configurations write it. */
-const dnsSchema = z.looseObject({
+export interface CniDns {
+  [unknown: string]: unknown;
+  nameservers?: Given<string[]>;
+  domain?: Given<string>;
+  search?: Given<string[]>;
+  options?: Given<string[]>;
+}
+
+const dnsSchema: z.ZodType<CniDns> = z.looseObject({
   nameservers: z.array(z.string()).nullish(),
   domain: z.string().nullish(),
   search: z.array(z.string()).nullish(),
   options: z.array(z.string()).nullish(),
 });
 
-const interfaceSchema = z.looseObject({
+/** An interface a plugin made; `sandbox` is the namespace it is in, absent on the host. */
+export interface CniInterface {
+  [unknown: string]: unknown;
+  name: string;
+  mac?: Given<string>;
+  sandbox?: Given<string>;
+}
+
+const interfaceSchema: z.ZodType<CniInterface> = z.looseObject({
   name: z.string(),
   mac: z.string().nullish(),
   sandbox: z.string().nullish(),
 });
 
-const ipSchema = z.looseObject({
+/** An address a plugin gave. */
+export interface CniIp {
+  [unknown: string]: unknown;
+  /** "10.1.0.5/16" */
+  address: string;
+  gateway?: Given<string>;
+  /** Index into `interfaces`; -1 and absent mean none. */
+  interface?: Given<number>;
+}
+
+const ipSchema: z.ZodType<CniIp> = z.looseObject({
   address: cidr,
   gateway: absent(ip),
-  /** Index into `interfaces`; -1 and absent mean none. */
   interface: z.int().nullish(),
 });
 
-const routeSchema = z.looseObject({ dst: cidr, gw: absent(ip) });
+/** A route a plugin set: `dst` is "0.0.0.0/0" for the default one. */
+export interface CniRoute {
+  [unknown: string]: unknown;
+  dst: string;
+  gw?: Given<string>;
+}
 
-const resultSchema = z.looseObject({
+const routeSchema: z.ZodType<CniRoute> = z.looseObject({ dst: cidr, gw: absent(ip) });
+
+/** A result of versions 0.3.0 to 1.1.0 (CNI 1.1.0 §5 "Success"). */
+export interface CniResult {
+  [unknown: string]: unknown;
+  cniVersion?: Given<string>;
+  interfaces?: Given<CniInterface[]>;
+  ips?: Given<CniIp[]>;
+  routes?: Given<CniRoute[]>;
+  dns?: Given<CniDns>;
+}
+
+const resultSchema: z.ZodType<CniResult> = z.looseObject({
   cniVersion: z.string().nullish(),
   interfaces: z.array(interfaceSchema).max(4096).nullish(),
   ips: z.array(ipSchema).max(4096).nullish(),
@@ -67,34 +112,40 @@ const resultSchema = z.looseObject({
   dns: dnsSchema.nullish(),
 });
 
-/** A result of versions 0.3.0 to 1.1.0 (CNI 1.1.0 §5 "Success"). */
-export type CniResult = z.infer<typeof resultSchema>;
-/** Members of a result. */
-export type CniInterface = z.infer<typeof interfaceSchema>;
-export type CniIp = z.infer<typeof ipSchema>;
-export type CniRoute = z.infer<typeof routeSchema>;
-export type CniDns = z.infer<typeof dnsSchema>;
-
 /** Decodes a result of version 0.3.0 or later. @throws when the value does not have the shape of one */
 export function decodeResult(value: unknown): CniResult {
   return resultSchema.parse(value);
 }
 
-const oldIpSchema = z.looseObject({
+/** Addresses of one family in a result of versions 0.1.0 and 0.2.0. */
+export interface OldCniIp {
+  [unknown: string]: unknown;
+  ip: string;
+  gateway?: Given<string>;
+  routes?: Given<CniRoute[]>;
+}
+
+const oldIpSchema: z.ZodType<OldCniIp> = z.looseObject({
   ip: cidr,
   gateway: absent(ip),
   routes: z.array(routeSchema).nullish(),
 });
 
-const oldResultSchema = z.looseObject({
+/** A result of versions 0.1.0 and 0.2.0. */
+export interface OldCniResult {
+  [unknown: string]: unknown;
+  cniVersion?: Given<string>;
+  ip4?: Given<OldCniIp>;
+  ip6?: Given<OldCniIp>;
+  dns?: Given<CniDns>;
+}
+
+const oldResultSchema: z.ZodType<OldCniResult> = z.looseObject({
   cniVersion: z.string().nullish(),
   ip4: oldIpSchema.nullish(),
   ip6: oldIpSchema.nullish(),
   dns: dnsSchema.nullish(),
 });
-
-/** A result of versions 0.1.0 and 0.2.0. */
-export type OldCniResult = z.infer<typeof oldResultSchema>;
 
 /** Decodes a result of version 0.1.0 or 0.2.0. @throws when the value does not have the shape of one */
 export function decodeOldResult(value: unknown): OldCniResult {
