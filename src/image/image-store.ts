@@ -5,13 +5,13 @@
  */
 import type { Logger } from 'pino';
 import { invalid, RuntimeError } from '../errors.ts';
+import { removeTree } from '../remove-tree.ts';
 import type { Store } from '../store.ts';
 import { type ImageConfig, parseChanges } from './image-config.ts';
 import { DEFAULT_IMAGE_LIMITS, type ImageLimits } from './image-limits.ts';
 import { decodeImageRecord as decode, hexOf, type ImageRecord, imageId } from './image-record.ts';
 import { LayerStore, type StagedLayer } from './layer-store.ts';
 import { formatReference, normalReference, parseReference } from './reference.ts';
-import { removeTree } from './remove-tree.ts';
 import { WritableLayers } from './writable-layers.ts';
 
 export type { ImageConfig } from './image-config.ts';

@@ -11,9 +11,9 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, renameSync } from 'node:fs';
 import { gathered, RuntimeError, systemCode } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
+import { removeTree } from '../remove-tree.ts';
 import { ArchiveSource } from './archive-source.ts';
 import type { ImageLimits } from './image-limits.ts';
-import { removeTree } from './remove-tree.ts';
 import { type Unpacked, unpack } from './unpack.ts';
 
 const HEX = /^[0-9a-f]{64}$/;

@@ -20,9 +20,9 @@ import {
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { RuntimeError, systemCode } from '../errors.ts';
+import { removeTree } from '../remove-tree.ts';
 import type { ContainerId } from '../runtime/container.ts';
 import { decodeImageRecord, type ImageRecord } from './image-record.ts';
-import { removeTree } from './remove-tree.ts';
 
 const ID = /^[0-9a-f]{32}$/;
 

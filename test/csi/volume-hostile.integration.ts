@@ -1,6 +1,6 @@
 /** Plugins that lie, names that attack, secrets that must not leak. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { Writable } from 'node:stream';
 import { describe, test } from 'node:test';
@@ -23,6 +23,11 @@ const hasCode =
   (error: unknown) =>
     error instanceof RuntimeError && error.code === code && text.test(error.message);
 
+/** A directory outside the daemon's that must stay as it is. */
+function canaryOf(targetPath: string): string {
+  return `${targetPath.slice(0, targetPath.indexOf('/root/'))}/canary`;
+}
+
 describe('a plugin that lies (K22)', { skip: missing('root', 'loop') }, () => {
   const lies: readonly { title: string; access: VolumeRequest['access']; lie: Behaviour; found: RegExp }[] = [
     { title: 'makes nothing', access: 'mount', lie: pretend(), found: /nothing is there/ },
@@ -39,7 +44,9 @@ describe('a plugin that lies (K22)', { skip: missing('root', 'loop') }, () => {
       title: 'leaves a symbolic link to a directory',
       access: 'mount',
       lie: async ({ targetPath }) => {
-        await symlink('/etc', targetPath);
+        await mkdir(canaryOf(targetPath));
+        await writeFile(`${canaryOf(targetPath)}/note`, 'kept');
+        await symlink(canaryOf(targetPath), targetPath);
         return {};
       },
       found: /a symbolic link is there/,
@@ -74,7 +81,9 @@ describe('a plugin that lies (K22)', { skip: missing('root', 'loop') }, () => {
       host.plugin.next('NodeUnpublishVolume', pretend());
       await host.volumes.release('data', A, soon());
       assertIdle(host);
-      assert.ok(existsSync('/etc/passwd'));
+      for (const canary of globSync(`${host.dir}/canary*`)) {
+        assert.equal(readFileSync(`${canary}/note`, 'utf8'), 'kept');
+      }
     });
   }
 

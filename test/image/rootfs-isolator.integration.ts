@@ -182,7 +182,10 @@ describe('RootfsIsolator', { skip: missing('root', 'overlayfs', 'busybox', 'tar'
     const rootfs = await rootfsOf(b, record);
     await mkdir(`${rootfs}/d`);
     await writeFile(`${rootfs}/d/file`, 'x');
-    await symlink('/etc', `${rootfs}/d/link`);
+    const canary = `${b.dir}/canary`;
+    await mkdir(`${canary}/below`, { recursive: true });
+    for (const name of ['a', 'b', 'below/c']) await writeFile(`${canary}/${name}`, '');
+    await symlink(canary, `${rootfs}/d/link`);
     await b.isolator.cleanup(record.id, signal());
     const upper = `${b.dir}/root/containers/${record.id}/upper`;
     try {
@@ -196,6 +199,7 @@ describe('RootfsIsolator', { skip: missing('root', 'overlayfs', 'busybox', 'tar'
     );
     await b.isolator.remove(record.id, signal());
     assert.deepEqual(await readdir(`${b.dir}/root/containers`), []);
+    assert.deepEqual((await readdir(canary, { recursive: true })).sort(), ['a', 'b', 'below', 'below/c']);
   });
 
   test('recover keeps running containers, unmounts others and drops the layers of those without a record', async (t) => {

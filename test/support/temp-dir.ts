@@ -2,7 +2,8 @@
  * Temporary directories of tests: short paths (unix sockets inside must stay under 108 bytes), gone afterwards. A
  * directory with live mounts is never removed recursively, since that would delete what is mounted: the test fails.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
 import { mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
 
@@ -25,5 +26,6 @@ export async function removeTree(path: string): Promise<void> {
   if (mounts.length > 0) {
     throw new Error(`${path} is kept, mounts are left in it: ${mounts.join(', ')}; unmount them by cleanup(t, ...)`);
   }
-  await rm(path, { recursive: true, force: true, maxRetries: 2 });
+  // Not the one of fs/promises: that follows links in directories that are immutable (src/remove-tree.ts).
+  rmSync(path, { recursive: true, force: true, maxRetries: 2 });
 }

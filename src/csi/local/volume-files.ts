@@ -12,9 +12,10 @@
  * A volume exists exactly when volumes/ID does. What a killed driver left in `new` and `trash` is removed at the start.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, realpath, rename, stat, statfs } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { RuntimeError, systemCode } from '../../errors.ts';
+import { removeTree } from '../../remove-tree.ts';
 import { syncDirectory, writeDurably } from './durable-file.ts';
 import { makeImage } from './file-system.ts';
 import {
@@ -26,6 +27,8 @@ import {
   volumeRecordSchema,
 } from './volume-record.ts';
 
+/** A directory volume can hold a great many files. */
+const REMOVE_TIMEOUT_MS = 10 * 60_000;
 const AREAS = ['volumes', 'new', 'trash'] as const;
 
 export class VolumeFiles {
@@ -47,7 +50,7 @@ export class VolumeFiles {
     const files = new VolumeFiles(await realpath(dir));
     for (const area of ['new', 'trash']) {
       for (const name of await readdir(`${files.dataDir}/${area}`)) {
-        await rm(`${files.dataDir}/${area}/${name}`, { recursive: true });
+        await removeTree(`${files.dataDir}/${area}/${name}`, AbortSignal.timeout(REMOVE_TIMEOUT_MS));
         log.info({ area, name }, 'removed an unfinished volume');
       }
     }
@@ -111,7 +114,7 @@ export class VolumeFiles {
       this.#records.set(id, record);
       return record;
     } catch (error) {
-      for (const dir of [fresh, this.directory(id)]) await rm(dir, { recursive: true, force: true });
+      for (const dir of [fresh, this.directory(id)]) await removeTree(dir, AbortSignal.timeout(REMOVE_TIMEOUT_MS));
       throw RuntimeError.from(error, `create volume ${id}`);
     } finally {
       this.#reserved.delete(id);
@@ -124,7 +127,7 @@ export class VolumeFiles {
     await rename(this.directory(id), trash);
     this.#records.delete(id);
     await syncDirectory(`${this.dataDir}/volumes`);
-    await rm(trash, { recursive: true });
+    await removeTree(trash, AbortSignal.timeout(REMOVE_TIMEOUT_MS));
   }
 
   /** @throws {RuntimeError} DATA_LOSS when the record is unreadable */

@@ -1,12 +1,11 @@
 /**
  * Removes a tree that a container or an archive filled: no link in it is followed, nothing mounted below it is entered.
- * Two shapes of tree resist a plain removal and have their own answer: paths deeper than the kernel takes in one piece
- * (rm walks by descriptor), and files made immutable by a container that was given the right (chattr).
+ * The program rm does it, by descriptors: Node's fs.promises.rm asks a name that it may not unlink for its entries, and
+ * in a directory that a container made immutable such a name can be a link to a directory of the host.
  */
-import { rm } from 'node:fs/promises';
-import { RuntimeError } from '../errors.ts';
-import { hostCommand } from '../host-command.ts';
-import { mountsBelow } from '../mountinfo.ts';
+import { RuntimeError } from './errors.ts';
+import { hostCommand } from './host-command.ts';
+import { mountsBelow } from './mountinfo.ts';
 
 const TIMEOUT_MS = 10 * 60_000;
 
@@ -19,21 +18,13 @@ export async function removeTree(path: string, signal: AbortSignal): Promise<voi
   const [mount] = mountsBelow(path);
   if (mount !== undefined)
     throw new RuntimeError('UNAVAILABLE', `remove ${path}: ${mount.mountPoint} is still mounted`);
-  try {
-    await rm(path, { recursive: true, force: true });
-  } catch {
-    // Whatever it was, rm meets it again, or gets past it.
-    await removeByForce(path, signal);
-  }
-}
-
-async function removeByForce(path: string, signal: AbortSignal): Promise<void> {
   const options = { timeoutMs: TIMEOUT_MS };
   const remove = (): Promise<string> => hostCommand('rm', ['-rf', '--one-file-system', '--', path], signal, options);
   try {
     await remove();
     return;
   } catch {
+    // Most likely files that a container with the right to do so made immutable.
     signal.throwIfAborted();
   }
   try {
