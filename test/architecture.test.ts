@@ -17,6 +17,7 @@ import {
   undeclaredPackages,
   unprefixedBuiltins,
   unresolvedImports,
+  unsafeRemovals,
 } from './support/architecture-rules.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -90,6 +91,12 @@ function isOf(specifier: string, name: string): boolean {
 
 /** Every document, with code it shows. */
 const DOCUMENTS: readonly string[] = globSync(['*.md', 'docs/**/*.md'], { cwd: ROOT }).sort();
+
+test('nothing removes trees in a way that follows links', () => {
+  assert.deepEqual(unsafeRemovals(SRC), []);
+  const planted = new Map([['src/a.ts', "import { mkdir, rm } from 'node:fs/promises';"]]);
+  assert.equal(unsafeRemovals(planted).length, 1);
+});
 
 describe('documents', () => {
   test('programs they name are there and can be run', () => {

@@ -3,7 +3,8 @@
  * configuration directory for each contestant, all with the same conflist but for bridge and subnet.
  */
 import { createHash } from 'node:crypto';
-import { cp, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { cp, mkdir, mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { busyboxRootfs } from '../../test/support/busybox-rootfs.ts';
 import { sweep } from '../../test/support/daemon-sweep.ts';
@@ -84,7 +85,7 @@ export async function makePlace(): Promise<Place> {
         ids: new Set(),
       });
       for (const bridge of bridges) await command('ip', ['link', 'delete', bridge]).catch(() => undefined);
-      await rm(dir, { recursive: true, force: true });
+      rmSync(dir, { recursive: true, force: true });
     },
   };
 }

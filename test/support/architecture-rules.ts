@@ -123,6 +123,13 @@ export function missingHeads(tree: SourceTree): string[] {
     .map(([path]) => `${path} does not open with a comment that says what it is for`);
 }
 
+/** Programs that remove trees by fs.promises.rm, which follows links in directories that are immutable. */
+export function unsafeRemovals(tree: SourceTree): string[] {
+  return sources(tree)
+    .filter(([, text]) => /^import \{[^}]*\brm\b[^}]*\} from ['"]node:fs\/promises['"]/m.test(text))
+    .map(([path]) => `${path} imports rm of node:fs/promises: src/remove-tree.ts says why not`);
+}
+
 function sources(tree: SourceTree): (readonly [string, string])[] {
   return [...tree].filter(([path]) => path.startsWith('src/'));
 }
