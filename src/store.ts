@@ -1,6 +1,6 @@
 /**
  * Durable records: containers, attachments, volumes. A Store is a keyed table; the Database holds all of them in one
- * SQLite file (WAL, synchronous=FULL: a write is on disk when the call returns). The store knows keys and bytes,
+ * SQLite file (WAL; a write is on disk when the call returns, unless less was asked for). The store knows keys and bytes,
  * never their meaning: a codec of the caller turns a JSON value into a typed one.
  *
  *   records(kind, key, value)   primary key (kind, key), value is JSON text
@@ -13,16 +13,24 @@ import { chmodSync, closeSync, existsSync, openSync, statSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { RuntimeError } from './errors.ts';
 
-/** A keyed table of durable records. */
+/**
+ * What a record must outlive when the call returns. "power": a power failure; due before every effect that outlives one
+ * (an address lease on disk, a call to storage elsewhere) and for what a user was told. "process": the end of the daemon
+ * at any moment; enough for facts about processes, mounts and namespaces, which a power failure ends as well. Records
+ * reach the disk in the order in which they were written.
+ */
+export type Durability = 'power' | 'process';
+
+/** A keyed table of durable records. Durability is "power" unless given. */
 export interface Store<T> {
   /** @throws {RuntimeError} ALREADY_EXISTS when the key is taken */
-  create(key: string, value: T): void;
+  create(key: string, value: T, durability?: Durability): void;
   /** Durable when it returns. */
-  write(key: string, value: T): void;
+  write(key: string, value: T, durability?: Durability): void;
   /** @throws {RuntimeError} DATA_LOSS when the record is present but does not decode */
   read(key: string): T | undefined;
   /** Succeeds for unknown keys. */
-  remove(key: string): void;
+  remove(key: string, durability?: Durability): void;
   /** Every record that decodes, by key. */
   entries(): ReadonlyMap<string, T>;
   /** Keys of records that are present but do not decode, with the reason. */
@@ -38,6 +46,7 @@ const SCHEMA_VERSION = 1;
 export class Database {
   readonly #db: DatabaseSync;
   readonly #path: string;
+  #demanded: Durability = 'power';
 
   /**
    * Opens or creates the file with mode 0600.
@@ -69,11 +78,18 @@ export class Database {
 
   /** The store of one kind of record. */
   store<T>(kind: string, decode: Decode<T>): Store<T> {
-    return new SqliteStore(this.#db, kind, decode);
+    return new SqliteStore(this.#db, kind, decode, (durability) => this.#demand(durability));
   }
 
   close(): void {
     this.#db.close();
+  }
+
+  /** How far the next commits go. A commit that syncs takes all earlier ones with it. */
+  #demand(durability: Durability): void {
+    if (durability === this.#demanded) return;
+    this.#db.exec(`PRAGMA synchronous=${durability === 'power' ? 'FULL' : 'NORMAL'}`);
+    this.#demanded = durability;
   }
 
   #check(): void {
@@ -117,8 +133,10 @@ class SqliteStore<T> implements Store<T> {
   readonly #insert: StatementSync;
   readonly #upsert: StatementSync;
   readonly #delete: StatementSync;
+  readonly #demand: (durability: Durability) => void;
 
-  constructor(db: DatabaseSync, kind: string, decode: Decode<T>) {
+  constructor(db: DatabaseSync, kind: string, decode: Decode<T>, demand: (durability: Durability) => void) {
+    this.#demand = demand;
     this.#kind = kind;
     this.#decode = decode;
     this.#insert = db.prepare('INSERT INTO records (kind, key, value) VALUES (?, ?, ?)');
@@ -131,15 +149,17 @@ class SqliteStore<T> implements Store<T> {
     }
   }
 
-  create(key: string, value: T): void {
+  create(key: string, value: T, durability: Durability = 'power'): void {
     if (this.#values.has(key) || this.#damaged.has(key)) {
       throw new RuntimeError('ALREADY_EXISTS', `${this.#kind} record ${key} exists`);
     }
+    this.#demand(durability);
     this.#insert.run(this.#kind, key, JSON.stringify(value));
     this.#values.set(key, value);
   }
 
-  write(key: string, value: T): void {
+  write(key: string, value: T, durability: Durability = 'power'): void {
+    this.#demand(durability);
     this.#upsert.run(this.#kind, key, JSON.stringify(value));
     this.#damaged.delete(key);
     this.#values.set(key, value);
@@ -153,7 +173,8 @@ class SqliteStore<T> implements Store<T> {
     return this.#values.get(key);
   }
 
-  remove(key: string): void {
+  remove(key: string, durability: Durability = 'power'): void {
+    this.#demand(durability);
     this.#delete.run(this.#kind, key);
     this.#values.delete(key);
     this.#damaged.delete(key);

@@ -19,6 +19,7 @@ import { readBootId } from '../process-identity.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
+import { BackgroundWork } from './background-work.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { attachedTexts, hostnameOf, initialTexts } from './container-file-texts.ts';
 import { ContainerFiles } from './container-files.ts';
@@ -73,6 +74,7 @@ export class NetworkIsolator implements Isolator {
   readonly #log: Logger;
   /** Containers that run, or are being started or released by the engine: their records are not left-overs. */
   readonly #live = new Set<ContainerId>();
+  readonly #attaching = new BackgroundWork();
 
   constructor(options: NetworkIsolatorOptions) {
     this.#cni = options.cni;
@@ -111,7 +113,9 @@ export class NetworkIsolator implements Isolator {
     const plan = planNetworks(spec, this.#configs);
     refuseTakenPorts(plan, this.#store.entries());
     const netnsPath = plan.mode === 'host' ? '' : this.#namespaces.path(id);
-    this.#store.create(id, { ...plan, bootId: this.#bootId, netnsPath });
+    // Leases may outlive a power failure; a namespace does not.
+    const durability = plan.mode === 'networks' ? 'power' : 'process';
+    this.#store.create(id, { ...plan, bootId: this.#bootId, netnsPath }, durability);
     this.#live.add(id);
     const made = netnsPath === '' ? undefined : this.#namespaces.create(id, signal);
     try {
@@ -119,6 +123,7 @@ export class NetworkIsolator implements Isolator {
     } finally {
       await made;
     }
+    this.#attaching.start(id, (joint) => this.#attachAll(container, joint), signal);
     return {
       hostname: hostnameOf(container),
       mounts: this.#files.mounts(id, new Set(spec.mounts.map((mount) => mount.target))),
@@ -126,7 +131,12 @@ export class NetworkIsolator implements Isolator {
     };
   }
 
-  async isolate(container: ContainerRecord, signal: AbortSignal): Promise<void> {
+  /** ADD needs nothing but the namespace: it has been under way since that was there. */
+  async isolate({ id }: ContainerRecord, signal: AbortSignal): Promise<void> {
+    await this.#attaching.finish(id, signal);
+  }
+
+  async #attachAll(container: ContainerRecord, signal: AbortSignal): Promise<void> {
     const { id } = container;
     const record = this.#recordOf(id);
     for (const entry of record.attachments) await this.#attach(id, entry, signal);
@@ -156,6 +166,7 @@ export class NetworkIsolator implements Isolator {
 
   async cleanup(id: ContainerId, signal: AbortSignal): Promise<void> {
     this.#live.delete(id);
+    await this.#attaching.abandon(id);
     const record = this.#store.read(id);
     const failures: unknown[] = [];
     for (const entry of record?.attachments.toReversed() ?? []) {
@@ -169,7 +180,7 @@ export class NetworkIsolator implements Isolator {
     if (failure !== undefined) throw failure;
     this.#files.remove(id);
     await this.#namespaces.remove(id, signal);
-    this.#store.remove(id);
+    this.#store.remove(id, 'process');
   }
 
   /** Everything on record or on disk: records, namespaces and files of any run. */
@@ -226,7 +237,8 @@ export class NetworkIsolator implements Isolator {
 
   async #detach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
     const record = this.#recordOf(id);
-    if (entry.state !== 'planned') {
+    // What was planned before a power failure may have been begun: only the plan reached the disk for certain.
+    if (entry.state !== 'planned' || record.bootId !== this.#bootId) {
       const startedMs = performance.now();
       this.#amend(id, entry, { state: 'deleting' });
       const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
@@ -249,6 +261,6 @@ export class NetworkIsolator implements Isolator {
     { interfaceName }: RecordedAttachment,
     change: Partial<Pick<RecordedAttachment, 'state' | 'result'>> | undefined,
   ): void {
-    this.#store.write(id, withAttachment(this.#recordOf(id), interfaceName, change));
+    this.#store.write(id, withAttachment(this.#recordOf(id), interfaceName, change), 'process');
   }
 }

@@ -4,12 +4,15 @@
  */
 import { randomBytes } from 'node:crypto';
 import { RuntimeError } from '../errors.ts';
-import type { Store } from '../store.ts';
+import type { Durability, Store } from '../store.ts';
 import type { ContainerId, ContainerRecord, ContainerSpec, Run } from './container.ts';
 
 const ID_PREFIX = /^[0-9a-f]{1,32}$/;
 
-/** Records by id, with names kept unique. */
+/**
+ * Records by id, with names kept unique. What a user was told outlives a power failure; facts about a run need not,
+ * since the run does not either.
+ */
 export class ContainerTable {
   readonly #store: Store<ContainerRecord>;
 
@@ -79,12 +82,13 @@ export class ContainerTable {
       provisional,
       cleanupFailures: [],
     };
-    this.#store.create(record.id, record);
+    // Nothing was said or done yet about a container that exists only if its launch succeeds.
+    this.#store.create(record.id, record, provisional ? 'process' : 'power');
     return record;
   }
 
-  write(record: ContainerRecord): ContainerRecord {
-    this.#store.write(record.id, record);
+  write(record: ContainerRecord, durability: Durability = 'process'): ContainerRecord {
+    this.#store.write(record.id, record, durability);
     return record;
   }
 
@@ -99,10 +103,12 @@ export class ContainerTable {
   started(id: ContainerId, startedAt: string): void {
     const record = this.get(id);
     if (record.run === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no run`);
-    this.write({ ...record, run: { ...record.run, startedAt }, provisional: false });
+    const run = { ...record.run, startedAt };
+    this.write({ ...record, run, provisional: false }, record.spec.autoRemove ? 'process' : 'power');
   }
 
   remove(id: ContainerId): void {
-    this.#store.remove(id);
+    // What is left of it after a power failure says that it is to go.
+    this.#store.remove(id, 'process');
   }
 }

@@ -173,7 +173,7 @@ export class Containerizer {
           const advice = 'stop it first, or remove it by force';
           throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}: ${advice}`);
         }
-        this.#table.write({ ...record, removedAt: record.removedAt ?? now() });
+        this.#table.write({ ...record, removedAt: record.removedAt ?? now() }, 'power');
         if (record.run !== undefined && record.run.exit === undefined && record.run.startedAt !== undefined) {
           await this.#finish(id, await this.#end(id, 'SIGKILL', 0, AbortSignal.timeout(60_000)));
         } else {

@@ -59,11 +59,20 @@ export class Teardown {
       if (record.run.destroyedAt === undefined) table.amendRun(id, { destroyedAt: now() });
       const failures = await this.#releaseRun(id);
       if (failures.length > 0) return this.#keep(id, failures);
-      table.write({ ...table.amendRun(id, { releasedAt: now() }), cleanupFailures: [] });
+      this.#released(id);
       const durationMs = Math.round(performance.now() - startedAtMs);
       log.info({ containerId: id, from: 'stopping', to: 'exited', durationMs }, 'container state changed');
     }
     return this.#removeIfDue(id);
+  }
+
+  #released(id: ContainerId): void {
+    const { table } = this.#options;
+    const record = table.get(id);
+    if (record.run === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no run`);
+    const released = { ...record, run: { ...record.run, releasedAt: now() }, cleanupFailures: [] };
+    // The exit code goes to the disk with it, unless the record is about to go.
+    table.write(released, isToGo(released) ? 'process' : 'power');
   }
 
   /** Releases what is held for an id that has no record; retried like any other. */
