@@ -54,12 +54,22 @@ describe('bin/berth and bin/berthd', () => {
   test('run the built program with the Node.js beside it, arguments untouched', async (t) => {
     const { root } = await install(t, TELL);
     const argv = ['a b', '', '--x=$y', "'"];
-    assert.deepEqual(run(join(root, 'bin/berth'), argv).lines, [join(root, 'dist/cli/main.js'), ...argv]);
+    assert.deepEqual(run(join(root, 'bin/berth'), argv).lines, ['--', join(root, 'dist/cli/main.js'), ...argv]);
     assert.deepEqual(run(join(root, 'bin/berthd'), ['x']).lines, [
       '--disable-sigusr1',
+      '--',
       join(root, 'dist/main.js'),
       'x',
     ]);
+  });
+
+  test('Node.js takes no option of its own out of the arguments', async (t) => {
+    const { root } = await install(t, `exec ${process.execPath} "$@"`);
+    const argv = ['run', 'image', 'program', '--env-file', '/nonexistent', '--env-file=/nonexistent', '--inspect'];
+    const tell = 'process.stdout.write(process.argv.slice(2).join("\\n"))';
+    for (const file of ['dist/main.js', 'dist/cli/main.js']) writeFileSync(join(root, file), tell);
+    assert.deepEqual(run(join(root, 'bin/berth'), argv), { status: 0, lines: argv, stderr: '' });
+    assert.deepEqual(run(join(root, 'bin/berthd'), argv).lines, argv);
   });
 
   test('find their package from anywhere: by links, by PATH and by a relative path', async (t) => {
@@ -69,7 +79,7 @@ describe('bin/berth and bin/berthd', () => {
     symlinkSync('absolute', join(path, 'berth'));
     symlinkSync('../package/bin/berth', join(path, 'relative'));
     for (const name of ['absolute', 'berth', 'relative']) {
-      const [line = ''] = run(join(path, name), []).lines;
+      const [, line = ''] = run(join(path, name), []).lines;
       assert.ok(spawnSync('test', [line, '-ef', main]).status === 0, `${name}: ${line}`);
     }
     assert.equal(run('berth', [], { path }).status, 0);
@@ -77,14 +87,14 @@ describe('bin/berth and bin/berthd', () => {
       [root, 'bin/berth'],
       [join(root, 'bin'), './berth'],
     ] as const) {
-      assert.deepEqual(run(command, [], { cwd }).lines, [main]);
+      assert.deepEqual(run(command, [], { cwd }).lines, ['--', main]);
     }
   });
 
   test('take the system Node.js when there is none beside them and it is new enough', async (t) => {
     const { root, path } = await install(t);
     script(join(path, 'node'), `[ "$1" = --version ] && { echo v24.0.0; exit; }; ${TELL}`);
-    assert.deepEqual(run(join(root, 'bin/berth'), ['x'], { path }).lines, [join(root, 'dist/cli/main.js'), 'x']);
+    assert.deepEqual(run(join(root, 'bin/berth'), ['x'], { path }).lines, ['--', join(root, 'dist/cli/main.js'), 'x']);
   });
 
   test('say what to do when the system Node.js is too old', async (t) => {
