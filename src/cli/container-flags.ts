@@ -11,6 +11,7 @@ import type { Mount } from '../api/generated/berth/v1/Mount.ts';
 import type { Resources } from '../api/generated/berth/v1/Resources.ts';
 import { usage } from './failure.ts';
 import { parsePort } from './port-flag.ts';
+import { listOption } from './session.ts';
 import { parseSize } from './size.ts';
 
 /** What commander makes of the flags. */
@@ -44,34 +45,29 @@ export interface Surroundings {
 
 /** Adds the flags to a command. */
 export function addContainerFlags(command: Command): Command {
-  const list = (flags: string, text: string): Option => new Option(flags, text).argParser(collect);
   const options = [
     new Option('--name <name>', 'name of the container (default: two words)'),
     new Option('--rm', 'remove the container when it has exited'),
-    list('-e, --env <KEY=value>', 'environment variable; KEY alone passes on the one of this shell'),
+    listOption('-e, --env <KEY=value>', 'environment variable; KEY alone passes on the one of this shell'),
     new Option('-w, --workdir <dir>', 'working directory inside the container'),
     new Option('-u, --user <user>', 'uid[:gid] or name[:group]'),
     new Option('--entrypoint <program>', "replaces the image's entrypoint; '' clears it"),
     new Option('--hostname <name>', 'host name inside the container'),
-    list('-l, --label <key=value>', 'label'),
+    listOption('-l, --label <key=value>', 'label'),
     new Option('-m, --memory <size>', 'most memory: 512m, 1Gi'),
     new Option('--cpus <number>', 'most CPU time: 1.5 is one and a half CPUs'),
     new Option('--pids-limit <number>', 'most processes and threads'),
     new Option('--read-only', 'make the root file system read-only'),
-    list('--cap-add <capability>', 'add a capability: NET_ADMIN, or ALL'),
-    list('--cap-drop <capability>', 'drop a capability, or ALL'),
-    list('--security-opt <key=value>', 'seccomp=FILE or seccomp=unconfined'),
-    list('--network <name>', 'network to attach to: eth0, eth1, ... in this order; or none, or host'),
-    list('-p, --publish <[ip:]host:container[/proto]>', 'lead a port of the host to one of the container'),
-    list('-v, --volume <source:path[:ro]>', 'mount a CSI volume by its name, or a host path, at path'),
-    list('--device <volume:/dev/name>', 'CSI block volume as a device'),
+    listOption('--cap-add <capability>', 'add a capability: NET_ADMIN, or ALL'),
+    listOption('--cap-drop <capability>', 'drop a capability, or ALL'),
+    listOption('--security-opt <key=value>', 'seccomp=FILE or seccomp=unconfined'),
+    listOption('--network <name>', 'network to attach to: eth0, eth1, ... in this order; or none, or host'),
+    listOption('-p, --publish <[ip:]host:container[/proto]>', 'lead a port of the host to one of the container'),
+    listOption('-v, --volume <source:path[:ro]>', 'mount a CSI volume by its name, or a host path, at path'),
+    listOption('--device <volume:/dev/name>', 'CSI block volume as a device'),
   ];
   for (const option of options) command.addOption(option);
   return command;
-}
-
-function collect(value: string, before: readonly string[] | undefined): readonly string[] {
-  return [...(before ?? []), value];
 }
 
 /**

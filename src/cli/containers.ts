@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { containerColumns, containerDetails, containerObject } from './container-view.ts';
 import { usage } from './failure.ts';
-import { type Format, formatOption, type Session } from './session.ts';
+import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import { formatSize } from './size.ts';
 
 /** Adds the verbs to the program. */
@@ -51,7 +51,7 @@ function addInspect(program: Command, session: Session): void {
     .summary('show everything about containers')
     .description('Shows everything about containers as a JSON array: state, addresses, volumes, and the request.')
     .argument('<container...>', 'id, beginning of an id, or name')
-    .option('--format <format>', 'always json')
+    .addOption(jsonOption())
     .action(async (refs: string[], _flags: unknown, command: Command) => {
       const daemon = await session.daemon(command);
       const containers = await Promise.all(refs.map((ref) => daemon.call('Containers', 'Inspect', { ref })));

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { Image__Output } from '../api/generated/berth/v1/Image.ts';
 import { labelsOf } from './container-view.ts';
 import { usage } from './failure.ts';
-import { type Format, formatOption, type Session } from './session.ts';
+import { type Format, formatOption, jsonOption, listOption, type Session } from './session.ts';
 import { formatDuration, formatSize } from './size.ts';
 import type { Column } from './table.ts';
 
@@ -27,7 +27,7 @@ export function addImageVerbs(program: Command, session: Session): void {
     .summary('show everything about images')
     .description('Shows everything about images as a JSON array.')
     .argument('<image...>', 'reference or id')
-    .option('--format <format>', 'always json')
+    .addOption(jsonOption())
     .action(async (refs: string[], _flags: unknown, command: Command) => {
       const daemon = await session.daemon(command);
       const images = await Promise.all(refs.map((ref) => daemon.call('Images', 'Inspect', { ref })));
@@ -54,17 +54,17 @@ function addImport(group: Command, session: Session): void {
     .description('Makes an image of a tar file that holds a root file system. An old image of that name gives way.')
     .argument('<file>', 'tar file on the host of berthd')
     .argument('<reference>', 'what to call the image: busybox:1')
-    .option(
-      '-c, --change <instruction>',
-      'Dockerfile instruction: \'CMD ["/bin/sh"]\', "ENV KEY=value" (repeatable)',
-      (value: string, before: string[]) => [...before, value],
-      [],
+    .addOption(
+      listOption(
+        '-c, --change <instruction>',
+        'Dockerfile instruction: \'CMD ["/bin/sh"]\', "ENV KEY=value" (repeatable)',
+      ),
     )
     .addHelpText('after', '\nExample:\n  berth image import rootfs.tar busybox:1 -c \'CMD ["/bin/sh"]\'')
-    .action(async (file: string, reference: string, { change }: { change: string[] }, command: Command) => {
+    .action(async (file: string, reference: string, { change }: { change?: string[] }, command: Command) => {
       if (file === '-') throw usage('file', 'standard input is not read: name a file');
       const daemon = await session.daemon(command);
-      const request = { sourcePath: resolve(file), reference, changes: change };
+      const request = { sourcePath: resolve(file), reference, changes: change ?? [] };
       const image = await daemon.call('Images', 'Import', request);
       await session.print(`${image.id}\n`);
     });

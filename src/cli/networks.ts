@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { Network__Output } from '../api/generated/berth/v1/Network.ts';
 import { attachmentObject } from './container-view.ts';
-import { type Format, formatOption, type Session } from './session.ts';
+import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
 
 /** Adds the group to the program. */
@@ -27,7 +27,7 @@ export function addNetworkVerbs(program: Command, session: Session): void {
     .summary('show everything about networks')
     .description('Shows networks with their configuration and the containers attached to them, as a JSON array.')
     .argument('<network...>', 'name')
-    .option('--format <format>', 'always json')
+    .addOption(jsonOption())
     .action(async (names: string[], _flags: unknown, command: Command) => {
       const daemon = await session.daemon(command);
       const answers = await Promise.all(names.map((name) => daemon.call('Networks', 'Inspect', { name })));

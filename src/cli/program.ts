@@ -68,6 +68,7 @@ export async function createProgram(session: Session, verb?: string): Promise<Co
     .addHelpText('after', FIRST_STEPS);
   const wanted = VERBS.filter(({ names }) => verb !== undefined && names.includes(verb));
   for (const { load } of wanted.length > 0 ? wanted : VERBS) (await load())(program, session);
+  for (const group of program.commands) group.helpCommand(false);
   for (const leaf of leaves(program)) leaf.addOption(hostOption().hideHelp());
   return program;
 }

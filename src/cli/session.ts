@@ -87,6 +87,20 @@ export function formatOption(): Option {
   return new Option('--format <format>', 'how to print').choices(['table', 'json']).default('table');
 }
 
+/** The option of what is never shown as a table: a format that it has not is refused, not passed over. */
+export function jsonOption(): Option {
+  return new Option('--format <format>', 'how to print').choices(['json']).default('json');
+}
+
+/** An option that may be repeated: a list, absent when it was not given. */
+export function listOption(flags: string, text: string): Option {
+  const append = (value: string, before: readonly string[] | undefined): readonly string[] => [
+    ...(before ?? []),
+    value,
+  ];
+  return new Option(flags, text).argParser(append);
+}
+
 /** `--host` works before and after the verb. */
 export function hostOption(): Option {
   return new Option('--host <address>', `where berthd listens (default: BERTH_HOST, or ${DEFAULT_HOST})`);

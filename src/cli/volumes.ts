@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
 import type { Volume__Output } from '../api/generated/berth/v1/Volume.ts';
 import { usage } from './failure.ts';
-import { type Format, formatOption, type Session } from './session.ts';
+import { type Format, formatOption, jsonOption, listOption, type Session } from './session.ts';
 import { formatSize, parseSize } from './size.ts';
 import type { Column } from './table.ts';
 
@@ -13,7 +13,7 @@ export interface VolumeFlags {
   readonly access: string;
   readonly driver?: string;
   readonly fsType?: string;
-  readonly parameter: readonly string[];
+  readonly parameter?: readonly string[];
 }
 
 /** Adds the group to the program. */
@@ -38,7 +38,7 @@ export function addVolumeVerbs(program: Command, session: Session): void {
     .summary('show everything about volumes')
     .description('Shows everything about volumes as a JSON array.')
     .argument('<volume...>', 'name')
-    .option('--format <format>', 'always json')
+    .addOption(jsonOption())
     .action(async (names: string[], _flags: unknown, command: Command) => {
       const daemon = await session.daemon(command);
       const volumes = await Promise.all(names.map((name) => daemon.call('Volumes', 'Inspect', { name })));
@@ -72,12 +72,7 @@ function addCreate(group: Command, session: Session): void {
     )
     .option('--driver <plugin>', 'CSI plugin (berth csi ls; default: local.csi.berth)')
     .option('--fs-type <type>', "ext4, xfs (default: the plugin's choice)")
-    .option(
-      '--parameter <key=value>',
-      'handed to the plugin as it is (repeatable)',
-      (value: string, before: string[]) => [...before, value],
-      [],
-    )
+    .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'))
     .addHelpText(
       'after',
       '\nExamples:\n  berth volume create data --size 1Gi\n  berth volume create disk --size 64Mi --access block',
@@ -98,7 +93,7 @@ export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeReq
     capacityBytes: String(parseSize('--size', flags.size)),
     access: flags.access === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT',
     ...(flags.fsType === undefined ? {} : { fsType: flags.fsType }),
-    parameters: flags.parameter.map(parseParameter),
+    parameters: (flags.parameter ?? []).map(parseParameter),
   };
 }
 

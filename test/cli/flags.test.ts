@@ -257,6 +257,27 @@ describe('help', () => {
     }
   });
 
+  test('shows nothing of how the command line is made', async () => {
+    for (const command of all(await createProgram(session))) {
+      const text = command.helpInformation();
+      assert.doesNotMatch(text, /default: \[|help \[command\]|undefined/, command.name());
+    }
+  });
+
+  test('a format that a verb does not have is refused, also where there is only one', async () => {
+    for (const words of [
+      ['inspect', 'x'],
+      ['image', 'inspect', 'x'],
+      ['network', 'inspect', 'x'],
+      ['volume', 'inspect', 'x'],
+      ['ps'],
+    ]) {
+      const program = await createProgram(session);
+      const parsed = program.parseAsync([...words, '--format', '{{.State}}'], { from: 'user' });
+      await assert.rejects(parsed, { code: 'commander.invalidArgument' }, words.join(' '));
+    }
+  });
+
   test('every list takes --format json', async () => {
     const program = await createProgram(session);
     const lists = all(program).filter((command) =>
