@@ -82,8 +82,8 @@ export interface Launcher {
 
   /**
    * Output of the current and earlier runs, oldest first. The log is open when the promise resolves: from then on
-   * everything the run writes is given out, also when the container is destroyed and removed meanwhile.
-   * @throws {RuntimeError} NOT_FOUND when the container never ran
+   * everything the run writes is given out, also when the container is destroyed and removed meanwhile. A container that
+   * never ran has no output.
    */
   openLogs(id: ContainerId, options: LogOptions, signal: AbortSignal): Promise<AsyncIterable<OutputChunk>>;
 

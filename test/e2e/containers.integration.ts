@@ -168,6 +168,7 @@ test('create, start, ps, inspect, logs, wait, stop, kill and rm', async (t) => {
     assert.match(id, /^[0-9a-f]{32}$/);
     assert.deepEqual(await listed(daemon), []);
     assert.equal((await listed(daemon, '-a'))[0]?.state, 'created');
+    assert.equal(await daemon.ok(['logs', 'life']), '', 'nothing was written yet');
     await daemon.ok(['start', 'life']);
     const [running] = await listed(daemon);
     assert.equal(running?.state, 'running');

@@ -145,7 +145,8 @@ export class OciLauncher implements Launcher {
 
   async openLogs(id: ContainerId, options: LogOptions, signal: AbortSignal): Promise<AsyncIterable<OutputChunk>> {
     signal.throwIfAborted();
-    const file = await ContainerLog.open(this.#root.log(id));
+    const file = await logOf(this.#root.log(id));
+    if (file === undefined) return noOutput();
     return file.read(options, options.follow ? this.#supervision.find(id)?.ended : undefined, signal);
   }
 
@@ -221,6 +222,20 @@ export class OciLauncher implements Launcher {
     }
     this.#root.removeState(id);
   }
+}
+
+/** Undefined when no run has begun one. */
+async function logOf(path: string): Promise<ContainerLog | undefined> {
+  try {
+    return await ContainerLog.open(path);
+  } catch (error) {
+    if (error instanceof RuntimeError && error.code === 'NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+async function* noOutput(): AsyncGenerator<OutputChunk> {
+  // A container that never ran has written nothing.
 }
 
 function isInCgroup(pid: number, path: string): boolean {
