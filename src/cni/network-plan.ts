@@ -27,7 +27,8 @@ export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs): Netw
     if (ports.length > 0) throw invalid('publish', `port mappings need a network, not "${wanted}"`);
     return { mode: wanted, attachments: [] };
   }
-  if (new Set(wanted).size < wanted.length) throw invalid('network', 'a network is named twice');
+  const twice = wanted.find((name, index) => wanted.indexOf(name) < index);
+  if (twice !== undefined) throw invalid('network', `${JSON.stringify(twice)} is named twice`);
   const networks = wanted.map((name) => configs.load(name));
   const server = networks.findIndex((network) => hasCapability(network, PORT_MAPPINGS));
   if (ports.length > 0 && server < 0) {

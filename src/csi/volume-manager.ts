@@ -110,7 +110,7 @@ export class VolumeManager {
   /** @throws {RuntimeError} NOT_FOUND, or DATA_LOSS when its record does not decode */
   get(name: string): VolumeRecord {
     const record = this.#store.read(name);
-    if (record === undefined) throw new RuntimeError('NOT_FOUND', `no volume ${JSON.stringify(name.slice(0, 128))}`);
+    if (record === undefined) throw unknown(name);
     return record;
   }
 
@@ -261,4 +261,10 @@ function busy({ name, state }: VolumeRecord): RuntimeError {
 
 function now(): string {
   return new Date().toISOString();
+}
+
+function unknown(name: string): RuntimeError {
+  const shown = name.slice(0, 128);
+  const advice = `make it with "berth volume create ${shown} --size 64Mi", or see "berth volume ls"`;
+  return new RuntimeError('NOT_FOUND', `no such volume: ${shown}: ${advice}`);
 }

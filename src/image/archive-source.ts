@@ -10,7 +10,7 @@ import { isAbsolute } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip, createZstdDecompress, constants as zlibConstants } from 'node:zlib';
-import { invalid, RuntimeError } from '../errors.ts';
+import { invalid, RuntimeError, systemCode } from '../errors.ts';
 import type { ImageLimits } from './image-limits.ts';
 
 /** Read or unpacked at a time: at most 128 headers, so that the event loop gets its turn between them. */
@@ -99,7 +99,12 @@ async function openFile(path: string): Promise<FileHandle> {
   try {
     return await open(path, fsConstants.O_RDONLY | fsConstants.O_NONBLOCK);
   } catch (error) {
-    throw RuntimeError.from(error, `source ${quoted(path)}`);
+    if (systemCode(error) === 'ENOENT') {
+      throw new RuntimeError('NOT_FOUND', `source: ${quoted(path)} does not exist on the host of berthd`, {
+        cause: error,
+      });
+    }
+    throw RuntimeError.from(error, `source: ${quoted(path)}`);
   }
 }
 

@@ -174,7 +174,8 @@ function checkNetwork(spec: ContainerSpec): void {
     if (name === 'none' || name === 'host') throw invalid('network', `"${name}" goes with no other network`);
     if (!NAME.test(name)) throw invalid('network', `${quoted(name)} must match ${NAME.source}`);
   }
-  if (new Set(network).size < network.length) throw invalid('network', 'a network is named twice');
+  const twice = network.find((name, index) => network.indexOf(name) < index);
+  if (twice !== undefined) throw invalid('network', `${quoted(twice)} is named twice`);
 }
 
 function checkPorts(ports: readonly PortMapping[]): void {

@@ -177,7 +177,7 @@ describe('what is refused before anything is done', { skip: lacks }, () => {
     const cases = [
       [{ network: ['nowhere'] }, 'NOT_FOUND', /^network: "nowhere" is unknown; known are: a, b/],
       [{ network: ['c'] }, 'FAILED_PRECONDITION', /^network: c .*CNI plugin absent/],
-      [{ network: ['a', 'a'] }, 'INVALID_ARGUMENT', /^network: a network is named twice/],
+      [{ network: ['a', 'a'] }, 'INVALID_ARGUMENT', /^network: "a" is named twice/],
       [{ network: ['a', 'b'], ports }, 'INVALID_ARGUMENT', /^publish: .*a, b declares the capability portMappings/],
       [{ network: 'none', ports }, 'INVALID_ARGUMENT', /^publish: /],
     ] as const;

@@ -83,7 +83,7 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
     const { isolator } = await furnished(t);
     const refuse = (spec: Partial<ContainerSpec>, code: string, text: RegExp): void =>
       assert.throws(() => isolator.validate(container(A, spec)), hasCode(code, text));
-    refuse({ mounts: [data('/data', false, 'nope')] }, 'NOT_FOUND', /no volume "nope"/);
+    refuse({ mounts: [data('/data', false, 'nope')] }, 'NOT_FOUND', /no such volume: nope/);
     refuse({ mounts: [data('/data', false, 'raw')] }, 'INVALID_ARGUMENT', /^volume: .*use --device raw:/);
     refuse({ devices: [{ volume: 'data', path: '/dev/x' }] }, 'INVALID_ARGUMENT', /^device: .*use -v data:/);
     refuse({ mounts: [data('/a'), data('/b')] }, 'INVALID_ARGUMENT', /named twice/);

@@ -88,7 +88,7 @@ export class HostPathIsolator implements Isolator {
   }
 
   #pin(request: BindRequest): PinnedPath {
-    const pinned = pinPath(request.source);
+    const pinned = pinPath('volume', request.source);
     const objection = this.#objection(pinned);
     if (objection === undefined) return pinned;
     pinned.close();

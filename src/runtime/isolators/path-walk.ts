@@ -38,11 +38,11 @@ export class PinnedPath {
 }
 
 /**
- * Walks to an absolute path in normal form.
+ * Walks to an absolute path of the host in normal form. `field` is what errors name.
  * @throws {RuntimeError} NOT_FOUND when a component is missing; FAILED_PRECONDITION for a loop of links;
  * INVALID_ARGUMENT for a way through a link in /proc
  */
-export function pinPath(path: string): PinnedPath {
+export function pinPath(field: string, path: string): PinnedPath {
   const open: number[] = [openSync('/', WALK | constants.O_DIRECTORY)];
   try {
     let left = parts(path);
@@ -57,9 +57,11 @@ export function pinPath(path: string): PinnedPath {
       const fd = openSync(`${parent}/${name}`, WALK);
       open.push(fd);
       if (!fstatSync(fd).isSymbolicLink()) continue;
-      if (statfsSync(parent).type === PROC_SUPER_MAGIC) throw invalid('path', `${path} goes through a link in /proc`);
+      if (statfsSync(parent).type === PROC_SUPER_MAGIC)
+        throw invalid(field, `host path ${path} goes through a link in /proc`);
       links += 1;
-      if (links > MAX_LINKS) throw new RuntimeError('FAILED_PRECONDITION', `${path} is a loop of links`);
+      if (links > MAX_LINKS)
+        throw new RuntimeError('FAILED_PRECONDITION', `${field}: host path ${path} is a loop of links`);
       const target = readlinkSync(`${parent}/${name}`);
       for (const held of open.splice(target.startsWith('/') ? 1 : open.length - 1)) closeSync(held);
       left = [...parts(target), ...left];
@@ -69,8 +71,8 @@ export function pinPath(path: string): PinnedPath {
     return pinned;
   } catch (error) {
     const code = systemCode(error);
-    if (code !== 'ENOENT' && code !== 'ENOTDIR') throw RuntimeError.from(error, `open ${path}`);
-    throw new RuntimeError('NOT_FOUND', `${path} does not exist on the host`, { cause: error });
+    if (code !== 'ENOENT' && code !== 'ENOTDIR') throw RuntimeError.from(error, `${field}: open host path ${path}`);
+    throw new RuntimeError('NOT_FOUND', `${field}: host path ${path} does not exist`, { cause: error });
   } finally {
     for (const fd of open) closeSync(fd);
   }
