@@ -3,11 +3,15 @@
  * kernel is asked after each request.
  */
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import type { ContainerSpec } from '../../src/api/generated/berth/v1/ContainerSpec.ts';
+import { hostCommand } from '../../src/host-command.ts';
+import { readMounts } from '../../src/mountinfo.ts';
+import { busyboxRootfs } from '../support/busybox-rootfs.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { needs } from '../support/needs.ts';
 
@@ -145,6 +149,68 @@ test('bad requests for containers', { timeout: 120_000 }, async (t) => {
     assert.deepEqual(spec?.labels, labels);
     await daemon.api.containers.call('Remove', { ref: id });
   });
+});
+
+/** Imports the busybox image with further links in its root: name -> where it leads. */
+async function importWithLinks(daemon: Daemon, reference: string, links: Readonly<Record<string, string>>) {
+  const rootfs = await busyboxRootfs(join(daemon.dir, `rootfs-${reference.split(':')[0]}`));
+  for (const [name, target] of Object.entries(links)) {
+    await rm(join(rootfs, name), { recursive: true, force: true });
+    await symlink(target, join(rootfs, name));
+  }
+  const sourcePath = `${rootfs}.tar`;
+  await hostCommand('tar', ['--create', `--file=${sourcePath}`, '-C', rootfs, '.'], AbortSignal.timeout(10_000));
+  await daemon.api.images.call('Import', { sourcePath, reference });
+}
+
+test('mount targets that links of the image lead out of it (K21)', { timeout: 120_000 }, async (t) => {
+  if (!needs(t, 'root', 'conmon', 'busybox', 'overlayfs', 'loop', 'ext4', 'tar')) return;
+  const daemon = await startDaemon(t);
+  const canary = join(daemon.dir, 'canary');
+  const shared = join(daemon.dir, 'shared');
+  for (const dir of [canary, join(canary, 'sub'), shared]) mkdirSync(dir);
+  writeFileSync(join(canary, 'file'), 'untouched');
+  writeFileSync(join(shared, 'mine'), '');
+  const up = `${'../'.repeat(20)}${canary.slice(1)}`;
+  await importWithLinks(daemon, 'links:1', {
+    out: canary,
+    up,
+    root: '/',
+    deep: `${canary}/sub`,
+    file: `${canary}/file`,
+  });
+  await importWithLinks(daemon, 'etc:1', { etc: canary });
+  await daemon.api.volumes.call('Create', { name: 'data', capacityBytes: 2 ** 24 });
+  let ran = 0;
+  const before = daemon.oracle();
+
+  const targets = ['/out', '/out/sub', '/out/absent', '/up', '/up/sub', '/root/x', '/deep', '/deep/absent/y', '/file'];
+  const sources = [{ hostPath: shared }, { volume: 'data' }];
+  const cases: [string, ContainerSpec][] = targets.flatMap((target) =>
+    sources.map((source): [string, ContainerSpec] => [
+      `${target} of ${Object.keys(source)[0]}`,
+      { image: 'links:1', mounts: [{ ...source, target }] },
+    ]),
+  );
+  // Where Berth itself mounts: /etc/hosts and its kin.
+  cases.push(['/etc of the image', { image: 'etc:1' }]);
+  for (const [title, change] of cases) {
+    await t.test(`${title}: refused, or inside the container`, async () => {
+      const spec: ContainerSpec = { command: ['sleep', '1000'], networks: ['none'], ...change };
+      const id = await daemon.api.start(spec).catch(() => undefined);
+      assert.deepEqual(readdirSync(canary).sort(), ['file', 'sub']);
+      assert.deepEqual(readdirSync(join(canary, 'sub')), []);
+      assert.equal(readFileSync(join(canary, 'file'), 'utf8'), 'untouched');
+      const onCanary = readMounts().filter(({ mountPoint }) => mountPoint.startsWith(canary));
+      assert.deepEqual(onCanary, [], 'nothing is mounted over it');
+      if (id !== undefined) {
+        ran += 1;
+        await daemon.api.containers.call('Remove', { ref: id, force: true });
+      }
+      await before.assertClean();
+    });
+  }
+  assert.ok(ran > 0, 'none was refused for a reason of its own');
 });
 
 /** Every call that takes a name or an id. */
