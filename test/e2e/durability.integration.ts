@@ -36,6 +36,10 @@ function csi(rpc: string): LineMatch {
   return (line) => line.msg === 'CSI call' && line['rpc'] === rpc;
 }
 
+function volumeBecomes(state: string): LineMatch {
+  return (line) => line.msg === 'volume state changed' && line['to'] === state;
+}
+
 function becomes(state: string): LineMatch {
   return (line) => line.msg === 'container state changed' && line['to'] === state;
 }
@@ -137,6 +141,52 @@ test('berthd killed at every named step of a removal', { timeout: 300_000 }, asy
         ['bystander'],
       );
       await before.assertClean();
+    });
+  }
+});
+
+test('berthd killed while it makes and unmakes a volume', { timeout: 120_000 }, async (t) => {
+  if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
+  const { daemon, bystander } = await daemonWithBystander(t);
+  const before = daemon.oracle();
+  const volume = { name: 'victim', capacityBytes: 16 * MIB };
+  const states = async (): Promise<unknown[]> =>
+    (await daemon.api.volumes.call('List', {})).volumes.map(({ name, state }) => [name, state]);
+  const kept = ['kept', 'published'];
+  const used = ['used', 'created'];
+
+  for (const [moment, match] of [
+    ['is under way', volumeBecomes('creating')],
+    ['has run', csi('CreateVolume')],
+  ] as const) {
+    await t.test(`when CreateVolume ${moment}: the same request gives the one volume there is`, async () => {
+      const dead = daemon.killAt(match);
+      const outcome = Promise.allSettled([daemon.api.volumes.call('Create', volume)]);
+      await dead;
+      await outcome;
+      await daemon.start();
+      await assertUntouched(daemon, bystander);
+      await daemon.api.volumes.call('Create', volume);
+      assert.deepEqual(await states(), [kept, used, ['victim', 'created']]);
+      await daemon.api.volumes.call('Remove', { name: 'victim' });
+      await before.assertClean();
+    });
+  }
+
+  for (const [moment, match] of [
+    ['is under way', volumeBecomes('deleting')],
+    ['has run', csi('DeleteVolume')],
+  ] as const) {
+    await t.test(`when DeleteVolume ${moment}: the volume is gone after the next start`, async () => {
+      await daemon.api.volumes.call('Create', volume);
+      const dead = daemon.killAt(match);
+      const outcome = Promise.allSettled([daemon.api.volumes.call('Remove', { name: 'victim' })]);
+      await dead;
+      await outcome;
+      await daemon.start();
+      await assertUntouched(daemon, bystander);
+      await before.assertClean();
+      assert.deepEqual(await states(), [kept, used]);
     });
   }
 });
