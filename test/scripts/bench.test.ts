@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import type { Contestant } from '../../scripts/bench/contestant.ts';
+import { inTurn, type Row, throughput } from '../../scripts/bench/measure.ts';
+import { formatReport, goalsOf, type Report } from '../../scripts/bench/report.ts';
+import { figures } from '../../scripts/bench/statistics.ts';
+
+describe('figures', () => {
+  test('are those of the sorted series, whatever order it has', () => {
+    assert.deepEqual(figures([30, 10, 20]), { count: 3, minMs: 10, medianMs: 20, p99Ms: 30 });
+    assert.deepEqual(figures([4, 1, 3, 2]), { count: 4, minMs: 1, medianMs: 2.5, p99Ms: 4 });
+    const hundreds = Array.from({ length: 200 }, (_, index) => 200 - index);
+    assert.equal(figures(hundreds).p99Ms, 198);
+    assert.throws(() => figures([]), /no measurement/);
+  });
+});
+
+/** A contestant that takes no time, tells its runs to `runs`, and says the clock where it is asked for. */
+function contestant(name: string, runs: string[], totalMs: number): Contestant {
+  return {
+    name,
+    versions: {},
+    run: async (argv) => {
+      runs.push(`${name} ${argv.join(' ')}`);
+      const now = Date.now();
+      const output = `time.tv_sec:  ${Math.floor(now / 1000)}\ntime.tv_usec: ${(now % 1000) * 1000}\n`;
+      return { totalMs, output };
+    },
+    close: async () => undefined,
+  };
+}
+
+describe('inTurn', () => {
+  test('runs every contestant each round, begins with another one each time, and leaves warm-up rounds out', async () => {
+    const runs: string[] = [];
+    const rows = await inTurn([contestant('a', runs, 10), contestant('b', runs, 20)], 2, 1);
+    assert.deepEqual(
+      rows.map(({ name, lifecycle }) => [name, lifecycle.count, lifecycle.medianMs]),
+      [
+        ['a', 2, 10],
+        ['b', 2, 20],
+      ],
+    );
+    const order = runs.filter((run) => run.endsWith(' true')).map((run) => run[0]);
+    assert.deepEqual(order, ['a', 'b', 'b', 'a', 'a', 'b']);
+  });
+
+  test('refuses a container that does not tell the time', async () => {
+    const mute: Contestant = { ...contestant('mute', [], 1), run: async () => ({ totalMs: 1, output: '' }) };
+    await assert.rejects(inTurn([mute], 1, 0), /mute: the container did not tell the time/);
+  });
+});
+
+test('throughput has as many lifecycles under way as asked for, and no more in all', async () => {
+  let now = 0;
+  let most = 0;
+  let all = 0;
+  const counting: Contestant = {
+    ...contestant('c', [], 1),
+    run: async () => {
+      now += 1;
+      all += 1;
+      most = Math.max(most, now);
+      await new Promise((resolve) => setImmediate(resolve));
+      now -= 1;
+      return { totalMs: 1, output: '' };
+    },
+  };
+  const { concurrency, lifecycles, perSecond } = await throughput(counting, 3, 10);
+  assert.deepEqual([most, all, concurrency, lifecycles], [3, 10, 3, 10]);
+  assert.ok(perSecond > 0);
+});
+
+describe('goals', () => {
+  const row = (name: string, medianMs: number): Row => {
+    const series = { count: 1, minMs: medianMs, medianMs, p99Ms: medianMs };
+    return { name, lifecycle: series, firstInstruction: series, versions: {} };
+  };
+
+  test('compare the API with each peer that was measured', () => {
+    const rows = [row('berth, API', 80), row('raw sequence', 100), row('podman run --rm', 100)];
+    assert.deepEqual(
+      goalsOf(rows).map(({ against, atMost, ratio, reached }) => [against, atMost, ratio, reached]),
+      [
+        ['raw sequence', 0.85, 0.8, true],
+        ['podman run --rm', 0.55, 0.8, false],
+      ],
+    );
+    assert.deepEqual(goalsOf([row('raw sequence', 100)]), []);
+  });
+
+  test('are told with medians, ratios, p99, rates and what was skipped', () => {
+    const rows = [row('berth, API', 80), row('raw sequence', 100)];
+    const report: Report = {
+      at: '2026-01-31T00:00:00.000Z',
+      host: {},
+      rounds: 1,
+      rows,
+      throughput: [{ name: 'berth, API', concurrency: 4, lifecycles: 16, perSecond: 12.34 }],
+      absent: [{ name: 'ctr run --rm --cni', reason: 'not installed' }],
+      goals: goalsOf(rows),
+    };
+    const text = formatReport(report);
+    for (const part of [/raw sequence +100 +100 +100 +0\.80 x/, /4 at once/, /12\.3/, /skipped: ctr.*not installed/]) {
+      assert.match(text, part);
+    }
+    assert.match(text, /reached: 0\.80 x raw sequence, at most 0\.85 x/);
+  });
+});
