@@ -15,6 +15,7 @@ import { type Fact, SystemService } from './api/system-service.ts';
 import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
 import { CniRuntime } from './cni/cni-runtime.ts';
+import { pluginExecutor } from './cni/exec.ts';
 import { networkChecks } from './cni/network-checks.ts';
 import { NetworkConfigs } from './cni/network-config.ts';
 import { NetworkIsolator } from './cni/network-isolator.ts';
@@ -34,6 +35,7 @@ import { decodeImageRecord } from './image/image-record.ts';
 import { ImageStore } from './image/image-store.ts';
 import { RootfsIsolator } from './image/rootfs-isolator.ts';
 import { readBootId } from './process-identity.ts';
+import type { RunProgram } from './run-program.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
 import { Containerizer } from './runtime/containerizer.ts';
 import type { Isolator } from './runtime/isolator.ts';
@@ -48,6 +50,7 @@ import { hostChecks } from './runtime/launcher/host-checks.ts';
 import { OciLauncher } from './runtime/launcher/oci-launcher.ts';
 import { findProgram, type OciRuntime, selectRuntime } from './runtime/launcher/oci-runtime.ts';
 import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
+import { Spawner } from './spawner.ts';
 import { Database } from './store.ts';
 
 /** Where conmon is when it is not in the PATH: doctor names what is missing. */
@@ -70,11 +73,15 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await using parts = new AsyncDisposableStack();
   const database = new Database(`${config.root}/berth.db`);
   parts.defer(() => database.close());
+  const spawner = new Spawner({ log });
+  parts.defer(() => spawner.close());
+  spawner.start();
+  const run: RunProgram = (program, joint) => spawner.run(program, joint);
   const runtime = await chooseRuntime(config, log, signal);
   const conmonPath = findProgram('conmon') ?? CONMON_FALLBACK;
 
   const images = new ImageStore({ store: database.store('image', decodeImageRecord), rootDir: config.root, log });
-  const network = networkParts(config, database, log);
+  const network = networkParts(config, database, run, log);
   const volume = volumeParts(config, database, log);
   parts.defer(() => volume.close());
   const launcher = new OciLauncher({
@@ -83,12 +90,13 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
     rootDir: config.root,
     runDir: config.run,
     cgroupParent: config.cgroupParent,
+    run,
     log,
   });
   const containerizer = new Containerizer({
     launcher,
     isolators: [
-      new RootfsIsolator({ images, rootDir: config.root, runDir: config.run, log }),
+      new RootfsIsolator({ images, rootDir: config.root, runDir: config.run, run, log }),
       new VolumeIsolator({ volumes: volume.manager }),
       new HostPathIsolator({ protectedDirs: [config.root, config.run], runDir: config.run }),
       network.isolator,
@@ -171,13 +179,13 @@ interface NetworkParts {
   readonly isolator: NetworkIsolator;
 }
 
-function networkParts(config: Config, database: Database, log: Logger): NetworkParts {
+function networkParts(config: Config, database: Database, run: RunProgram, log: Logger): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
   const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, log });
-  const cni = new CniRuntime({ plugins, log: log.child({ component: 'cni' }) });
+  const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), log });
   const store = database.store('network', decodeNetworkRecord);
-  return { plugins, configs, isolator: new NetworkIsolator({ cni, configs, store, runDir: config.run, log }) };
+  return { plugins, configs, isolator: new NetworkIsolator({ cni, configs, store, runDir: config.run, run, log }) };
 }
 
 interface VolumeParts {

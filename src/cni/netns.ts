@@ -10,6 +10,7 @@ import { closeSync, mkdirSync, openSync, readdirSync, statfsSync, unlinkSync } f
 import { join } from 'node:path';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
+import { type RunProgram, runProgram } from '../run-program.ts';
 import { CNI_NAME, printable } from './protocol.ts';
 
 /** File system type of namespaces (NSFS_MAGIC of linux/magic.h). */
@@ -34,9 +35,11 @@ const MAX_STACKED = 8;
 /** The named namespaces of one daemon. */
 export class NetworkNamespaces {
   readonly #dir: string;
+  readonly #run: RunProgram;
 
-  constructor(dir: string) {
+  constructor(dir: string, run: RunProgram = runProgram) {
     this.#dir = dir;
+    this.#run = run;
   }
 
   /** The absolute path of a namespace, whether it exists or not. @throws {RuntimeError} INVALID_ARGUMENT */
@@ -60,7 +63,7 @@ export class NetworkNamespaces {
     } catch (error) {
       throw RuntimeError.from(error, `create network namespace ${path}`);
     }
-    await hostCommand('unshare', [`--net=${path}`, '/bin/sh', '-c', SETUP], signal);
+    await hostCommand('unshare', [`--net=${path}`, '/bin/sh', '-c', SETUP], signal, { run: this.#run });
     return path;
   }
 
@@ -80,7 +83,7 @@ export class NetworkNamespaces {
     for (let mounts = 0; this.exists(id); mounts += 1) {
       if (mounts === MAX_STACKED) throw new RuntimeError('INTERNAL', `network namespace ${path} does not go away`);
       // Detached: a plugin that was killed may still hold the file for a moment.
-      await hostCommand('umount', ['-l', path], signal);
+      await hostCommand('umount', ['-l', path], signal, { run: this.#run });
     }
     try {
       unlinkSync(path);

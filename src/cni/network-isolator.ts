@@ -16,6 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { gathered, RuntimeError } from '../errors.ts';
 import { readBootId } from '../process-identity.ts';
+import type { RunProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
@@ -44,6 +45,8 @@ export interface NetworkIsolatorOptions {
   /** Run directory of the daemon: namespaces in `netns`, files in `files`. */
   readonly runDir: string;
   readonly log: Logger;
+  /** Who starts the programs that make namespaces; this process unless given. */
+  readonly run?: RunProgram;
 }
 
 /** One interface of one container, for `network inspect`. */
@@ -80,7 +83,7 @@ export class NetworkIsolator implements Isolator {
     this.#cni = options.cni;
     this.#configs = options.configs;
     this.#store = options.store;
-    this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'));
+    this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'), options.run);
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
@@ -113,13 +116,14 @@ export class NetworkIsolator implements Isolator {
     const plan = planNetworks(spec, this.#configs);
     refuseTakenPorts(plan, this.#store.entries());
     const netnsPath = plan.mode === 'host' ? '' : this.#namespaces.path(id);
-    // Leases may outlive a power failure; a namespace does not.
-    const durability = plan.mode === 'networks' ? 'power' : 'process';
-    this.#store.create(id, { ...plan, bootId: this.#bootId, netnsPath }, durability);
+    const record = { ...plan, bootId: this.#bootId, netnsPath };
+    this.#store.create(id, record, 'process');
     this.#live.add(id);
     const made = netnsPath === '' ? undefined : this.#namespaces.create(id, signal);
     try {
       this.#files.create(id, initialTexts(container));
+      // A namespace does not outlive a power failure, what ADD makes may: a lease on disk.
+      if (plan.mode === 'networks') this.#store.write(id, record, 'power');
     } finally {
       await made;
     }

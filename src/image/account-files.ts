@@ -5,7 +5,7 @@
  */
 import { type Account, parseAccountId } from '../account.ts';
 import { RuntimeError } from '../errors.ts';
-import { type OpenDirectory, readTextBelow } from './fd-walk.ts';
+import { type OpenDirectory, readTextBelow } from '../fd-walk.ts';
 
 /** A user with everything a process needs of it. */
 export interface ResolvedUser {

@@ -11,12 +11,13 @@ import { lstatSync, mkdirSync, readdirSync } from 'node:fs';
 import { rmdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { gathered, RuntimeError, systemCode } from '../errors.ts';
+import { at, OpenDirectory } from '../fd-walk.ts';
 import { hostCommand } from '../host-command.ts';
 import { mountsBelow } from '../mountinfo.ts';
+import { type RunProgram, runProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, ProcessContribution } from '../runtime/isolator.ts';
 import { resolveUser } from './account-files.ts';
-import { at, OpenDirectory } from './fd-walk.ts';
 import type { ImageRecord, ImageStore } from './image-store.ts';
 import { accountOf, argumentsOf, environmentOf, workingDirOf } from './process-settings.ts';
 import { makeWorkingDirectory } from './working-directory.ts';
@@ -33,6 +34,8 @@ export interface RootfsIsolatorOptions {
   /** The daemon's run directory. */
   readonly runDir: string;
   readonly log: Logger;
+  /** Who starts mount and umount; this process unless given. */
+  readonly run?: RunProgram;
 }
 
 export class RootfsIsolator implements Isolator {
@@ -41,6 +44,7 @@ export class RootfsIsolator implements Isolator {
   readonly #writable: WritableLayers;
   readonly #mountsDir: string;
   readonly #log: Logger;
+  readonly #run: RunProgram;
   /** Ids whose release failed at the start of the daemon. */
   readonly #pending = new Set<ContainerId>();
 
@@ -49,6 +53,7 @@ export class RootfsIsolator implements Isolator {
     this.#writable = new WritableLayers(options.rootDir);
     this.#mountsDir = `${options.runDir}/rootfs`;
     this.#log = options.log.child({ component: 'rootfs-isolator' });
+    this.#run = options.run ?? runProgram;
     mkdirSync(this.#mountsDir, { recursive: true, mode: 0o700 });
   }
 
@@ -137,7 +142,7 @@ export class RootfsIsolator implements Isolator {
     // Directories of the daemon hold no character that these options take for their own (config.ts).
     const options = `nodev,lowerdir=${layers.join(':')},upperdir=${upper},workdir=${work}`;
     const begunMs = performance.now();
-    await hostCommand('mount', ['-i', '-t', 'overlay', '-o', options, 'overlay', rootfs], signal);
+    await hostCommand('mount', ['-i', '-t', 'overlay', '-o', options, 'overlay', rootfs], signal, { run: this.#run });
     const durationMs = Math.round(performance.now() - begunMs);
     this.#log.debug({ containerId: id, layers: layers.length, durationMs }, 'root file system mounted');
   }
@@ -155,12 +160,12 @@ export class RootfsIsolator implements Isolator {
   /** A mount that is busy is taken out of sight now and goes when its last user does. */
   async #unmount(mountPoint: string, signal: AbortSignal): Promise<void> {
     try {
-      await hostCommand('umount', [mountPoint], signal);
+      await hostCommand('umount', [mountPoint], signal, { run: this.#run });
     } catch (error) {
       signal.throwIfAborted();
       if (!mountsBelow(mountPoint).some((entry) => entry.mountPoint === mountPoint)) return;
       this.#log.warn({ mountPoint, err: error }, 'mount is busy, detaching it');
-      await hostCommand('umount', ['-l', mountPoint], signal);
+      await hostCommand('umount', ['-l', mountPoint], signal, { run: this.#run });
     }
   }
 

@@ -23,8 +23,8 @@ import {
 import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { invalid } from '../errors.ts';
+import { at, OpenDirectory, openDirectoryAt } from '../fd-walk.ts';
 import type { Attributes, Components } from './archive-entry.ts';
-import { at, OpenDirectory, openDirectoryAt } from './fd-walk.ts';
 
 const writeAt = promisify(write);
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;

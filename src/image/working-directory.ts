@@ -6,7 +6,7 @@
  */
 import { fchmodSync, lstatSync, mkdirSync, readlinkSync } from 'node:fs';
 import { invalid, RuntimeError } from '../errors.ts';
-import { at, type OpenDirectory } from './fd-walk.ts';
+import { at, type OpenDirectory } from '../fd-walk.ts';
 
 /** As the kernel has it (MAXSYMLINKS). */
 const MAX_LINKS = 40;

@@ -9,9 +9,11 @@
  *   destroy:   runtime state, cgroups, exit file, bundle. The log stays
  */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { gathered, RuntimeError, systemCode } from '../../errors.ts';
 import { identify, isAlive, signalProcess } from '../../process-identity.ts';
+import { type RunProgram, runProgram } from '../../run-program.ts';
 import { CgroupTree } from '../cgroup-tree.ts';
 import { hadOomKill } from '../cgroup-usage.ts';
 import type { ContainerId, Exit } from '../container.ts';
@@ -24,6 +26,7 @@ import { checkProcess } from './executable.ts';
 import { ExitFiles } from './exit-files.ts';
 import { runtimeCommand } from './runtime-command.ts';
 import { RuntimeRoot } from './runtime-root.ts';
+import { COMPILED_FILTER, SeccompPrograms } from './seccomp-programs.ts';
 import { Supervision } from './supervision.ts';
 import { findSupervisors } from './supervisor-scan.ts';
 
@@ -41,10 +44,14 @@ export interface OciLauncherOptions {
   /** "berth": name of the cgroup that holds all containers, in every hierarchy. */
   readonly cgroupParent: string;
   readonly log: Logger;
+  /** Who starts the runtime's verbs; this process unless given. */
+  readonly run?: RunProgram;
 }
 
 export class OciLauncher implements Launcher {
   readonly #options: OciLauncherOptions;
+  readonly #run: RunProgram;
+  readonly #seccomp = new SeccompPrograms();
   readonly #root: RuntimeRoot;
   readonly #tree: CgroupTree;
   readonly #exits: ExitFiles;
@@ -54,6 +61,7 @@ export class OciLauncher implements Launcher {
 
   constructor(options: OciLauncherOptions) {
     this.#options = options;
+    this.#run = options.run ?? runProgram;
     this.#log = options.log.child({ component: 'launcher' });
     this.#root = new RuntimeRoot(options);
     this.#tree = new CgroupTree({ parent: options.cgroupParent });
@@ -78,7 +86,7 @@ export class OciLauncher implements Launcher {
     signal.throwIfAborted();
     this.#open();
     checkProcess(contribution);
-    const spec = ociSpec(id, contribution);
+    const spec = this.#seccomp.applied(ociSpec(id, contribution));
     await prepareLog(this.#root.log(id));
     this.#exits.remove(id, new RuntimeError('ABORTED', `container ${id}: a new run begins`));
     this.#root.writeBundle(id, spec);
@@ -97,6 +105,7 @@ export class OciLauncher implements Launcher {
       const init = identify(await conmon.created(signal));
       if (init === undefined) throw new RuntimeError('INTERNAL', `container ${id}: its process ended at once`);
       this.#supervision.add(id, { init, conmon: conmon.identity, conmonEnded: conmon.ended });
+      this.#seccomp.learn(spec, join(this.#root.stateOf(id), COMPILED_FILTER));
       return init;
     } catch (error) {
       await conmon.kill();
@@ -174,7 +183,7 @@ export class OciLauncher implements Launcher {
   /** Runs a verb of the runtime. @throws {RuntimeError} FAILED_PRECONDITION with its own words */
   async #runtime(verb: 'start' | 'delete', id: ContainerId, signal: AbortSignal): Promise<void> {
     this.#log.debug({ containerId: id, verb }, 'runtime called');
-    await runtimeCommand(this.#options.runtime, [...this.#runtimeArguments(), verb, id], signal);
+    await runtimeCommand(this.#run, this.#options.runtime, [...this.#runtimeArguments(), verb, id], signal);
   }
 
   /** The init process of a recovered container: a pid on file may be a stranger's by now, one in our cgroup is not. */

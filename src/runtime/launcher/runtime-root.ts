@@ -67,8 +67,13 @@ export class RuntimeRoot {
     return existsSync(this.bundle(id));
   }
 
+  /** What the runtime keeps about a container. */
+  stateOf(id: ContainerId): string {
+    return join(this.state, checked(id));
+  }
+
   hasState(id: ContainerId): boolean {
-    return existsSync(join(this.state, checked(id)));
+    return existsSync(this.stateOf(id));
   }
 
   removeBundle(id: ContainerId): void {

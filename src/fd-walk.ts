@@ -5,7 +5,7 @@
  * what they are.)
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { RuntimeError, systemCode } from '../errors.ts';
+import { RuntimeError, systemCode } from './errors.ts';
 
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
