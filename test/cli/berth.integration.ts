@@ -253,11 +253,13 @@ describe('berth for containers', { concurrency: 2 }, () => {
     await bench.ok('run', '-d', '--name', 'web', 'busybox');
     const child = bench.start('logs', '-f', 'web');
     const chunks: string[] = [];
+    let killed: Promise<unknown> = Promise.resolve();
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       chunks.push(text);
-      if (chunks.length === 1) void bench.ok('kill', '-s', 'HUP', 'web');
+      if (chunks.length === 1) killed = bench.ok('kill', '-s', 'HUP', 'web');
     });
     const [code] = await once(child, 'close');
+    await killed;
     assert.deepEqual([code, chunks.join('')], [0, 'first\nlast\n']);
   });
 

@@ -207,6 +207,21 @@ test('create, start, ps, inspect, logs, wait, stop, kill and rm', async (t) => {
     await daemon.ok(['rm', 'waited']);
   });
 
+  await t.test('stats shows what a container uses and may use', async () => {
+    const flags = ['-d', '--name', 'measured', '--network', 'none', '-m', '48m'];
+    await daemon.ok(['run', ...flags, IMAGE, '--', 'sh', '-c', 'sleep 1000 & wait']);
+    const rows: { container: string; memoryBytes: number; memoryLimitBytes: number; pids: number }[] = JSON.parse(
+      await daemon.ok(['stats', '--format', 'json']),
+    );
+    const [row] = rows;
+    assert.equal(rows.length, 1);
+    assert.deepEqual([row?.container, row?.memoryLimitBytes], ['measured', 48 * 1024 * 1024]);
+    assert.ok(row !== undefined && row.memoryBytes > 0 && row.memoryBytes < row.memoryLimitBytes, JSON.stringify(row));
+    assert.ok(row.pids >= 1 && row.pids <= 3, JSON.stringify(row));
+    await daemon.ok(['rm', '-f', 'measured']);
+    assert.equal((await daemon.cli(['stats', 'measured'])).code, 1);
+  });
+
   await t.test('stop asks before it kills', async () => {
     const script = 'trap "echo bye; exit 0" TERM; echo up; while :; do sleep 0.1; done';
     await daemon.ok(['run', '-d', '--name', 'polite', '--network', 'none', IMAGE, '--', 'sh', '-c', script]);

@@ -156,6 +156,20 @@ test('network configurations', async (t) => {
     assert.match(byFile.get('70-evil.conflist')?.reason ?? '', /plain name|type/);
   });
 
+  await t.test('are told by doctor, the broken ones as failures with what mends them', async () => {
+    const doctor = await daemon.cli(['doctor', '--format', 'json']);
+    assert.equal(doctor.code, 1);
+    const checks: { name: string; state: string; detail: string; remedy: string }[] = JSON.parse(doctor.stdout);
+    for (const file of ['50-broken', '60-lost', '70-evil']) {
+      const check = checks.find(({ detail }) => detail.includes(file));
+      assert.deepEqual([check?.state, check?.remedy !== ''], ['fail', true], `${file}: ${JSON.stringify(check)}`);
+    }
+    const own = checks.find(({ detail }) => detail.includes('10-e2e.conflist'));
+    assert.equal(own?.state, 'ok');
+    const { stdout } = await daemon.cli(['doctor']);
+    assert.match(stdout, /fail .*50-broken.*\n\s+mend it: /);
+  });
+
   await t.test('refuse a launch before any effect, with the network named', async () => {
     for (const name of ['nosuch', 'broken', 'lost', 'evil', '../x', 'a/b', '']) {
       const { code, stderr } = await daemon.cli([...run, name, IMAGE, '--', 'true']);

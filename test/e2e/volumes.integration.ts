@@ -139,6 +139,12 @@ test('volumes of the embedded driver', async (t) => {
       'sleep',
       '1000',
     ]);
+    const [listed] = JSON.parse(await daemon.ok(['ps', '--format', 'json']));
+    const [inspected] = JSON.parse(await daemon.ok(['inspect', 'user']));
+    const has = [{ volume: 'busy', driver: 'local.csi.berth', target: '/data', readOnly: false }];
+    assert.deepEqual([listed.volumes, inspected.volumes], [has, has]);
+    const [volume] = JSON.parse(await daemon.ok(['volume', 'inspect', 'busy']));
+    assert.deepEqual([volume.state, volume.containers], ['published', [listed.id]]);
     const { code, stderr } = await daemon.cli(['volume', 'rm', 'busy']);
     assert.equal(code, 1);
     assert.match(stderr, /user|[0-9a-f]{12}/);
