@@ -3,7 +3,13 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { z } from 'zod';
-import { adviceFor, GENERAL_REACTIONS, REACTIONS, RPC_REACTIONS } from '../../src/csi/error-reactions.ts';
+import {
+  adviceFor,
+  GENERAL_REACTIONS,
+  isCreateUnsettled,
+  REACTIONS,
+  RPC_REACTIONS,
+} from '../../src/csi/error-reactions.ts';
 import { CSI_PROTO_DIR, checkMap, checkPluginName, checkText, LIMITS, loadCsi } from '../../src/csi/protocol.ts';
 import { redacted, SECRET_FIELDS, withoutSecrets } from '../../src/csi/redaction.ts';
 import { CODES, RuntimeError } from '../../src/errors.ts';
@@ -161,6 +167,18 @@ describe('error reactions', () => {
     const general = Object.fromEntries(facts.errors.general.map(({ code, reaction }) => [code, reaction]));
     assert.deepEqual(GENERAL_REACTIONS, general);
     assert.equal(adviceFor('CreateVolume', 'ALREADY_EXISTS'), REACTIONS['fix-or-rename']);
+  });
+
+  test('a creation is unsettled where a volume may still come of it, and settled where the plugin refused (K29)', () => {
+    for (const code of ['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED'] as const) {
+      assert.deepEqual([isCreateUnsettled(code, false), isCreateUnsettled(code, true)], [true, true], code);
+    }
+    for (const code of ['UNKNOWN', 'INTERNAL'] as const) {
+      assert.deepEqual([isCreateUnsettled(code, false), isCreateUnsettled(code, true)], [true, false], code);
+    }
+    for (const code of ['INVALID_ARGUMENT', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED', 'OUT_OF_RANGE'] as const) {
+      assert.equal(isCreateUnsettled(code, false), false, code);
+    }
   });
 });
 

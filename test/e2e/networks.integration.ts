@@ -1,6 +1,6 @@
 /** Networks through the real command line, daemon and reference plugins (docs/cni.md). */
 import assert from 'node:assert/strict';
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -116,6 +116,20 @@ test('networks of a container', async (t) => {
     assert.equal(file, 'known');
     assert.match(rest.join('\n'), /^127\.0\.0\.1\s+localhost/m);
     assert.match(rest.join('\n'), /^10\.87\.\d+\.\d+\s+known/m);
+  });
+
+  await t.test('give the resolver settings of their results to the container', async () => {
+    const list: { name: string; plugins: object[] } = JSON.parse(
+      readFileSync(join(daemon.confDir, `10-${first.name}.conflist`), 'utf8'),
+    );
+    const dns = { nameservers: ['192.0.2.53'], search: ['own.example'] };
+    const [bridge, ...rest] = list.plugins;
+    const file = join(daemon.confDir, '80-named.conflist');
+    writeFileSync(file, JSON.stringify({ ...list, name: 'named', plugins: [{ ...bridge, dns }, ...rest] }));
+    const shown = await daemon.ok(['run', '--rm', '--network', 'named', IMAGE, '--', 'cat', '/etc/resolv.conf']);
+    assert.match(shown, /^nameserver 192\.0\.2\.53$/m);
+    assert.match(shown, /^search own\.example$/m);
+    rmSync(file);
   });
 
   await t.test('are absent with none and shared with host', async () => {

@@ -250,6 +250,10 @@ for (const runtime of ['crun', 'runc'] as const) {
         devices: [{ ...node, access: 'r' }],
       });
       assert.equal(stdout.toString(), '4\n4\n');
+      // A node can be made with CAP_MKNOD; /dev/loop-control, which every host with loop devices lets root open, stays shut.
+      const script = 'mknod /dev/other c 10 237 && { (: </dev/other) 2>/dev/null && echo opened || echo refused; }';
+      const other = await box.shell(t, script, { capabilities: ['CAP_MKNOD', 'CAP_SYS_ADMIN', 'CAP_DAC_OVERRIDE'] });
+      assert.equal(other.stdout.toString(), 'refused\n', other.stderr.toString());
     });
 
     test('refuses a log path that is a link, and leaves what it leads to alone', async (t) => {
