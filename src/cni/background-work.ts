@@ -20,6 +20,10 @@ export class BackgroundWork {
     this.#pieces.set(key, { stop, done });
   }
 
+  has(key: string): boolean {
+    return this.#pieces.has(key);
+  }
+
   /** Waits for the work of a key, if there is any; ends it when `signal` aborts. @throws what the work threw */
   async finish(key: string, signal: AbortSignal): Promise<void> {
     const piece = this.#pieces.get(key);

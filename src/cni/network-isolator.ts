@@ -170,7 +170,7 @@ export class NetworkIsolator implements Isolator {
 
   async cleanup(id: ContainerId, signal: AbortSignal): Promise<void> {
     this.#live.delete(id);
-    await this.#attaching.abandon(id);
+    if (this.#attaching.has(id)) await this.#attaching.abandon(id);
     const record = this.#store.read(id);
     const failures: unknown[] = [];
     for (const entry of record?.attachments.toReversed() ?? []) {
@@ -182,8 +182,12 @@ export class NetworkIsolator implements Isolator {
     }
     const failure = gathered(failures, `networks of container ${id}`);
     if (failure !== undefined) throw failure;
-    this.#files.remove(id);
-    await this.#namespaces.remove(id, signal);
+    const gone = this.#namespaces.remove(id, signal);
+    try {
+      this.#files.remove(id);
+    } finally {
+      await gone;
+    }
     this.#store.remove(id, 'process');
   }
 

@@ -57,13 +57,14 @@ export class Teardown {
     const startedAtMs = performance.now();
     if (record?.run !== undefined && record.run.releasedAt === undefined) {
       if (record.run.destroyedAt === undefined) table.amendRun(id, { destroyedAt: now() });
-      const failures = await this.#releaseRun(id);
+      const failures = await this.#releaseRun(id, goesWithRun(record));
       if (failures.length > 0) return this.#keep(id, failures);
       this.#released(id);
       const durationMs = Math.round(performance.now() - startedAtMs);
       log.info({ containerId: id, from: 'stopping', to: 'exited', durationMs }, 'container state changed');
+      return this.#removeIfDue(id, goesWithRun(record));
     }
-    return this.#removeIfDue(id);
+    return this.#removeIfDue(id, false);
   }
 
   #released(id: ContainerId): void {
@@ -77,7 +78,7 @@ export class Teardown {
 
   /** Releases what is held for an id that has no record; retried like any other. */
   async releaseOrphan(id: ContainerId): Promise<boolean> {
-    const failures = [...(await this.#releaseRun(id)), ...(await attempt(this.#removalSteps(id)))];
+    const failures = await this.#releaseRun(id, true);
     if (failures.length === 0) {
       this.#settle(id);
       return true;
@@ -92,16 +93,24 @@ export class Teardown {
     this.#retries.clear();
   }
 
-  async #releaseRun(id: ContainerId): Promise<CleanupFailure[]> {
+  /** With `entirely` each part also gives back what outlives a run, as soon as its own cleanup is done. */
+  async #releaseRun(id: ContainerId, entirely: boolean): Promise<CleanupFailure[]> {
     const { launcher, isolators } = this.#options;
     const ended = await attempt([{ step: 'launcher', run: (signal) => launcher.terminate(id, signal) }]);
     // A process that lives still uses its addresses and mounts: nothing may be taken from under it.
     if (ended.length > 0) return ended;
     const cleanups = isolators.toReversed().map((isolator) => ({
       step: isolator.name,
-      run: (signal: AbortSignal) => isolator.cleanup(id, signal),
+      run: async (signal: AbortSignal) => {
+        await isolator.cleanup(id, signal);
+        if (entirely) await isolator.remove?.(id, signal);
+      },
     }));
-    return attempt([...cleanups, { step: 'launcher', run: (signal) => launcher.destroy(id, signal) }]);
+    const destroy = async (signal: AbortSignal): Promise<void> => {
+      await launcher.destroy(id, signal);
+      if (entirely) await launcher.remove(id);
+    };
+    return attempt([...cleanups, { step: 'launcher', run: destroy }]);
   }
 
   #removalSteps(id: ContainerId): NamedStep[] {
@@ -113,7 +122,8 @@ export class Teardown {
     return [...removals, { step: 'launcher', run: () => launcher.remove(id) }];
   }
 
-  async #removeIfDue(id: ContainerId): Promise<boolean> {
+  /** `released`: what outlives a run was given back with the run. */
+  async #removeIfDue(id: ContainerId, released: boolean): Promise<boolean> {
     const { table, board, log } = this.#options;
     const record = table.find(id);
     if (record === undefined || !isToGo(record)) {
@@ -121,7 +131,7 @@ export class Teardown {
       return true;
     }
     if (record.removedAt === undefined) table.write({ ...record, removedAt: now() });
-    const failures = await attempt(this.#removalSteps(id));
+    const failures = released ? [] : await attempt(this.#removalSteps(id));
     if (failures.length > 0) return this.#keep(id, failures);
     table.remove(id);
     this.#settle(id);
@@ -180,6 +190,11 @@ export function incomplete(record: ContainerRecord): RuntimeError {
 function isToGo(record: ContainerRecord): boolean {
   if (record.removedAt !== undefined || record.provisional) return true;
   return record.spec.autoRemove && stateOf(record) === 'exited';
+}
+
+/** The container is to go once this run is released. */
+function goesWithRun(record: ContainerRecord): boolean {
+  return record.removedAt !== undefined || record.provisional || record.spec.autoRemove;
 }
 
 /** Runs every step, side by side, each with a fresh deadline; returns what failed. */
