@@ -8,6 +8,7 @@
  *     ...
  *   });
  */
+import { spawnSync } from 'node:child_process';
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hasCgroupV1, mountHugetlb } from './cgroup-fixture.ts';
@@ -17,6 +18,10 @@ export const CNI_BIN_DIRS: readonly string[] = ['/opt/cni/bin', '/usr/lib/cni', 
 
 /** CNI plugins that the tests use. */
 const CNI_PLUGINS = ['bridge', 'host-local', 'portmap', 'firewall', 'loopback'] as const;
+/** The rest of the reference plugins. */
+const MORE_CNI_PLUGINS = [
+  ...['ptp', 'macvlan', 'ipvlan', 'vlan', 'host-device', 'tuning', 'sbr', 'vrf', 'bandwidth', 'static', 'dhcp'],
+] as const;
 
 /** Each answers undefined when the host has it, else what is missing. */
 const CHECKS = {
@@ -43,7 +48,14 @@ const CHECKS = {
   tmpfs: () => fileSystem('tmpfs'),
   netns: () => (existsSync('/proc/self/ns/net') ? undefined : 'the kernel has no network namespaces'),
   userns: () => (existsSync('/proc/self/ns/user') ? undefined : 'the kernel has no user namespaces'),
-  cni: cniPlugins,
+  cni: () => cniPlugins(CNI_PLUGINS),
+  'cni-more': () => cniPlugins(MORE_CNI_PLUGINS),
+  tc: () => program('tc'),
+  macvlan: () => linkKind('link p0 name x0 type macvlan mode bridge'),
+  ipvlan: () => linkKind('link p0 name x0 type ipvlan mode l2'),
+  vlan: () => linkKind('link p0 name x0 type vlan id 5'),
+  vrf: () => linkKind('x0 type vrf table 10'),
+  ifb: () => linkKind('x0 type ifb'),
   'cgroup-v1': () => (hasCgroupV1() ? undefined : 'no cgroup v1 controllers are mounted'),
   'cgroup-v2': () => (existsSync('/sys/fs/cgroup/cgroup.controllers') ? undefined : 'cgroup is not unified (v2)'),
 } as const satisfies Record<string, () => string | undefined>;
@@ -125,9 +137,18 @@ function crunWorks(): string | undefined {
   return program('crun');
 }
 
-function cniPlugins(): string | undefined {
-  const absent = CNI_PLUGINS.filter((name) => !CNI_BIN_DIRS.some((dir) => isExecutable(join(dir, name))));
+function cniPlugins(names: readonly string[]): string | undefined {
+  const absent = names.filter((name) => !CNI_BIN_DIRS.some((dir) => isExecutable(join(dir, name))));
   return absent.length === 0 ? undefined : `CNI plugins are not installed: ${absent.join(', ')}`;
+}
+
+/** A kind of interface, tried in a namespace that is gone at once. */
+function linkKind(words: string): string | undefined {
+  const script = 'ip link add p0 type veth peer name p1 && exec ip link add "$@"';
+  const result = spawnSync('unshare', ['--net', 'sh', '-c', script, 'sh', ...words.split(' ')], { encoding: 'utf8' });
+  if (result.status === 0) return undefined;
+  const reason = result.error?.message ?? result.stderr.trim();
+  return `no interface of type ${/type (\w+)/.exec(words)?.[1]}: ${reason}`;
 }
 
 /** A file system the kernel has or can load. */
