@@ -35,9 +35,14 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
 
   async inspect({ name }: NetworkRequest__Output): Promise<InspectNetworkResponse> {
     const { summary, config } = this.#options.configs.inspect(checkRef('name', name));
-    const attachments = this.#options.attachments(name).map(({ containerId, interfaceName, addresses }) => ({
+    const attachments = this.#options.attachments(name).map(({ containerId, state: _, ...attachment }) => ({
       containerId,
-      attachment: { network: name, interfaceName, addresses: [...addresses] },
+      attachment: {
+        ...attachment,
+        network: name,
+        addresses: [...attachment.addresses],
+        gateways: [...attachment.gateways],
+      },
     }));
     return { network: networkMessage(summary), configJson: JSON.stringify(config), attachments };
   }

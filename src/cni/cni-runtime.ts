@@ -15,6 +15,7 @@ import { type Attachment, type AttachmentKey, validateAttachment } from './attac
 import { atLeast } from './cni-version.ts';
 import { type ExecPlugin, execPlugin } from './exec.ts';
 import { capabilitiesOf, executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
+import { NetworkGate } from './network-gate.ts';
 import type { PluginPath } from './plugin-path.ts';
 import {
   type CniCommand,
@@ -47,6 +48,8 @@ export interface CniRuntimeOptions {
   /** Runs real executables unless given. */
   readonly exec?: ExecPlugin;
   readonly deadlinesMs?: Partial<CniDeadlines>;
+  /** Who runs beside whom; any number unless given. Waiting for a turn does not count against a deadline. */
+  readonly gate?: NetworkGate;
 }
 
 /** See the module's head. */
@@ -54,12 +57,14 @@ export class CniRuntime {
   readonly #plugins: PluginPath;
   readonly #exec: ExecPlugin;
   readonly #deadlinesMs: CniDeadlines;
+  readonly #gate: NetworkGate;
   readonly #log: Logger;
 
   constructor(options: CniRuntimeOptions) {
     this.#plugins = options.plugins;
     this.#exec = options.exec ?? execPlugin;
     this.#deadlinesMs = { ...CNI_DEADLINES_MS, ...options.deadlinesMs };
+    this.#gate = options.gate ?? new NetworkGate();
     this.#log = options.log.child({ component: 'cni' });
   }
 
@@ -74,6 +79,14 @@ export class CniRuntime {
   async add(attachment: Attachment, onProgress: (result: CniResult) => void, signal: AbortSignal): Promise<CniResult> {
     validateAttachment(attachment);
     this.verify(attachment.network);
+    return this.#gate.share(attachment.network.name, () => this.#addChain(attachment, onProgress, signal), signal);
+  }
+
+  async #addChain(
+    attachment: Attachment,
+    onProgress: (result: CniResult) => void,
+    signal: AbortSignal,
+  ): Promise<CniResult> {
     const bounded = this.#bounded('ADD', signal);
     let result: CniResult | undefined;
     for (const plugin of attachment.network.plugins) {
@@ -91,6 +104,10 @@ export class CniRuntime {
    * @param result the final result of ADD, or the last one it came to
    */
   async del(attachment: Attachment, result: CniResult | undefined, signal: AbortSignal): Promise<void> {
+    await this.#gate.share(attachment.network.name, () => this.#delChain(attachment, result, signal), signal);
+  }
+
+  async #delChain(attachment: Attachment, result: CniResult | undefined, signal: AbortSignal): Promise<void> {
     const bounded = this.#bounded('DEL', signal);
     for (const plugin of attachment.network.plugins.toReversed()) {
       try {
@@ -112,8 +129,11 @@ export class CniRuntime {
       throw new RuntimeError('UNIMPLEMENTED', `network ${network.name} is of version ${network.cniVersion}: no CHECK`);
     }
     if (network.disableCheck) return;
-    const bounded = this.#bounded('CHECK', signal);
-    for (const plugin of network.plugins) await this.#run('CHECK', plugin, attachment, result, bounded);
+    const chain = async (): Promise<void> => {
+      const bounded = this.#bounded('CHECK', signal);
+      for (const plugin of network.plugins) await this.#run('CHECK', plugin, attachment, result, bounded);
+    };
+    await this.#gate.share(network.name, chain, signal);
   }
 
   /**
@@ -130,10 +150,15 @@ export class CniRuntime {
 
   /**
    * Lets plugins drop what belongs to no attachment of `valid` (CNI 1.1.0 §2 "GC"); nothing below 1.1.0 or where the
-   * configuration forbids it. The list must be complete, and no ADD or DEL of the network may run meanwhile.
+   * configuration forbids it. The list must be complete: it is asked for when no ADD or DEL of the network runs, and none
+   * begins until the last plugin is done.
    */
-  async gc(network: ResolvedNetwork, valid: readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
+  async gc(network: ResolvedNetwork, valid: () => readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
     if (network.disableGC || !atLeast(network.cniVersion, '1.1.0')) return;
+    await this.#gate.alone(network.name, () => this.#gcChain(network, valid(), signal), signal);
+  }
+
+  async #gcChain(network: ResolvedNetwork, valid: readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
     const bounded = this.#bounded('GC', signal);
     const attachments = valid.map(({ containerId, interfaceName }) => ({
       containerID: containerId,

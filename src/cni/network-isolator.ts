@@ -12,14 +12,14 @@
  * overlap: the engine sees to that.
  */
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { gathered, RuntimeError } from '../errors.ts';
+import { gathered } from '../errors.ts';
 import { readBootId } from '../process-identity.ts';
 import type { RunProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
+import { Attacher } from './attacher.ts';
 import { BackgroundWork } from './background-work.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { attachedTexts, hostnameOf, initialTexts } from './container-file-texts.ts';
@@ -27,15 +27,8 @@ import { ContainerFiles } from './container-files.ts';
 import { NetworkNamespaces } from './netns.ts';
 import type { NetworkConfigs } from './network-config.ts';
 import { planNetworks, refuseTakenPorts } from './network-plan.ts';
-import {
-  type AttachmentState,
-  attachmentOf,
-  type NetworkRecord,
-  type RecordedAttachment,
-  withAttachment,
-} from './network-record.ts';
+import type { AttachmentState, NetworkRecord } from './network-record.ts';
 import { statusOf } from './network-status.ts';
-import { CniError, type CniResult, CODE_TRY_AGAIN } from './protocol.ts';
 
 /** Options of {@link NetworkIsolator}. */
 export interface NetworkIsolatorOptions {
@@ -56,10 +49,10 @@ export interface NetworkAttachment {
   readonly state: AttachmentState;
   /** "10.86.0.5/16" */
   readonly addresses: readonly string[];
+  readonly gateways: readonly string[];
+  readonly mac?: string;
 }
 
-/** Pauses before ADD is tried again when a plugin asks for it (code 11). */
-const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
 /** Containers whose networks are released at once when the daemon starts. */
 const RELEASES_AT_ONCE = 8;
 /** Longest time a start waits for them; what is left then stays pending, and the engine tries it again. */
@@ -68,11 +61,11 @@ const RECOVERY_MS = 15_000;
 /** See the module's head. */
 export class NetworkIsolator implements Isolator {
   readonly name = 'network/cni';
-  readonly #cni: CniRuntime;
   readonly #configs: NetworkConfigs;
   readonly #store: Store<NetworkRecord>;
   readonly #namespaces: NetworkNamespaces;
   readonly #files: ContainerFiles;
+  readonly #attacher: Attacher;
   readonly #bootId: string;
   readonly #log: Logger;
   /** Containers that run, or are being started or released by the engine: their records are not left-overs. */
@@ -80,13 +73,14 @@ export class NetworkIsolator implements Isolator {
   readonly #attaching = new BackgroundWork();
 
   constructor(options: NetworkIsolatorOptions) {
-    this.#cni = options.cni;
     this.#configs = options.configs;
     this.#store = options.store;
     this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'), options.run);
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
+    const { cni, store } = options;
+    this.#attacher = new Attacher({ cni, store, namespaces: this.#namespaces, log: this.#log });
   }
 
   validate(container: ContainerRecord): void {
@@ -142,9 +136,9 @@ export class NetworkIsolator implements Isolator {
 
   async #attachAll(container: ContainerRecord, signal: AbortSignal): Promise<void> {
     const { id } = container;
-    const record = this.#recordOf(id);
-    for (const entry of record.attachments) await this.#attach(id, entry, signal);
-    if (record.mode === 'networks') this.#files.fill(id, attachedTexts(container, this.#recordOf(id)));
+    const record = this.#attacher.record(id);
+    for (const entry of record.attachments) await this.#attacher.attach(id, entry, signal);
+    if (record.mode === 'networks') this.#files.fill(id, attachedTexts(container, this.#attacher.record(id)));
   }
 
   status(id: ContainerId): IsolatorStatus {
@@ -159,7 +153,8 @@ export class NetworkIsolator implements Isolator {
         .filter((entry) => entry.network.name === networkName && entry.state !== 'planned')
         .map(({ interfaceName, state }) => {
           const status = statusOf(record).find((known) => known.interfaceName === interfaceName);
-          return { containerId, interfaceName, state, addresses: status?.addresses ?? [] };
+          const { addresses = [], gateways = [], mac } = status ?? {};
+          return { containerId, interfaceName, state, addresses, gateways, ...(mac === undefined ? {} : { mac }) };
         }),
     );
   }
@@ -175,7 +170,7 @@ export class NetworkIsolator implements Isolator {
     const failures: unknown[] = [];
     for (const entry of record?.attachments.toReversed() ?? []) {
       try {
-        await this.#detach(id, entry, signal);
+        await this.#attacher.detach(id, entry, signal);
       } catch (error) {
         failures.push(error);
       }
@@ -207,68 +202,5 @@ export class NetworkIsolator implements Isolator {
         'network namespace of running container is gone',
       );
     }
-  }
-
-  async #attach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
-    const startedMs = performance.now();
-    this.#amend(id, entry, { state: 'adding' });
-    const result = await this.#add(id, entry, signal);
-    this.#amend(id, entry, { state: 'added', result });
-    const { interfaceName } = entry;
-    const status = this.status(id).networks?.find((known) => known.interfaceName === interfaceName);
-    const durationMs = Math.round(performance.now() - startedMs);
-    const data = { containerId: id, network: entry.network.name, interfaceName, addresses: status?.addresses };
-    this.#log.info({ ...data, durationMs }, 'network attached');
-  }
-
-  /** ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). */
-  async #add(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<CniResult> {
-    const attachment = attachmentOf(id, entry, this.#recordOf(id).netnsPath);
-    let reached: CniResult | undefined;
-    const onProgress = (result: CniResult | undefined): void => {
-      reached = result;
-      this.#amend(id, entry, { result });
-    };
-    for (const delayMs of TRY_AGAIN_DELAYS_MS) {
-      try {
-        return await this.#cni.add(attachment, onProgress, signal);
-      } catch (error) {
-        if (!(error instanceof CniError) || error.cniCode !== CODE_TRY_AGAIN) throw error;
-        this.#log.warn({ err: error, containerId: id, delayMs }, 'network is busy, trying again');
-        await this.#cni.del(attachment, reached, signal);
-        onProgress(undefined);
-      }
-      await sleep(delayMs, undefined, { signal });
-    }
-    return this.#cni.add(attachment, onProgress, signal);
-  }
-
-  async #detach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
-    const record = this.#recordOf(id);
-    // What was planned before a power failure may have been begun: only the plan reached the disk for certain.
-    if (entry.state !== 'planned' || record.bootId !== this.#bootId) {
-      const startedMs = performance.now();
-      this.#amend(id, entry, { state: 'deleting' });
-      const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
-      await this.#cni.del(attachmentOf(id, entry, alive ? record.netnsPath : ''), entry.result, signal);
-      const durationMs = Math.round(performance.now() - startedMs);
-      const data = { containerId: id, network: entry.network.name, interfaceName: entry.interfaceName };
-      this.#log.info({ ...data, durationMs }, 'network detached');
-    }
-    this.#amend(id, entry, undefined);
-  }
-
-  #recordOf(id: ContainerId): NetworkRecord {
-    const record = this.#store.read(id);
-    if (record === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no network record`);
-    return record;
-  }
-
-  #amend(
-    id: ContainerId,
-    { interfaceName }: RecordedAttachment,
-    change: Partial<Pick<RecordedAttachment, 'state' | 'result'>> | undefined,
-  ): void {
-    this.#store.write(id, withAttachment(this.#recordOf(id), interfaceName, change), 'process');
   }
 }

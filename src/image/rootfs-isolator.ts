@@ -88,6 +88,8 @@ export class RootfsIsolator implements Isolator {
   }
 
   async prepare(container: ContainerRecord, signal: AbortSignal): Promise<Contribution> {
+    // The other isolators begin with a process that takes longer than a mount, this one with work on this thread.
+    await Promise.resolve();
     const { id, spec } = container;
     const image = this.#imageOf(container);
     const args = argumentsOf(image.config, spec);

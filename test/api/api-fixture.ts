@@ -103,7 +103,7 @@ export class FakeBackends {
           inspect: (name) => ({ summary, config: known(new Map([[network, config]]), name, 'network') }),
         },
         attachments: () => [
-          { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'] },
+          { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'], gateways: [] },
         ],
       }),
       Volumes: new VolumesService({

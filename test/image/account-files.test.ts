@@ -3,7 +3,7 @@ import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { type Account, parseAccount } from '../../src/account.ts';
 import { type ResolvedUser, resolveUser } from '../../src/image/account-files.ts';
-import { OpenDirectory } from '../../src/image/fd-walk.ts';
+import { OpenDirectory } from '../../src/fd-walk.ts';
 import type { TestScope } from '../support/cleanup.ts';
 import { tempDir } from '../support/temp-dir.ts';
 

@@ -1,0 +1,108 @@
+/**
+ * One attachment from plan to result and back, on record before each call (network-record.ts has the states). Knows
+ * neither which networks a container gets nor what its files say. Calls for one container never overlap: its lane sees
+ * to that.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { RuntimeError } from '../errors.ts';
+import { readBootId } from '../process-identity.ts';
+import type { ContainerId } from '../runtime/container.ts';
+import type { Store } from '../store.ts';
+import type { CniRuntime } from './cni-runtime.ts';
+import type { NetworkNamespaces } from './netns.ts';
+import { attachmentOf, type NetworkRecord, type RecordedAttachment, withAttachment } from './network-record.ts';
+import { statusOf } from './network-status.ts';
+import { CniError, type CniResult, CODE_TRY_AGAIN } from './protocol.ts';
+
+/** Pauses before ADD is tried again when a plugin asks for it (code 11). */
+const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
+
+export interface AttacherOptions {
+  readonly cni: CniRuntime;
+  readonly store: Store<NetworkRecord>;
+  readonly namespaces: NetworkNamespaces;
+  readonly log: Logger;
+}
+
+/** See the module's head. */
+export class Attacher {
+  readonly #cni: CniRuntime;
+  readonly #store: Store<NetworkRecord>;
+  readonly #namespaces: NetworkNamespaces;
+  readonly #bootId: string = readBootId();
+  readonly #log: Logger;
+
+  constructor(options: AttacherOptions) {
+    this.#cni = options.cni;
+    this.#store = options.store;
+    this.#namespaces = options.namespaces;
+    this.#log = options.log;
+  }
+
+  /** Runs ADD for a planned attachment. When it throws, for whatever reason, {@link detach} is due. */
+  async attach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
+    const startedMs = performance.now();
+    this.#amend(id, entry, { state: 'adding' });
+    const result = await this.#add(id, entry, signal);
+    this.#amend(id, entry, { state: 'added', result });
+    const { interfaceName } = entry;
+    const status = statusOf(this.record(id)).find((known) => known.interfaceName === interfaceName);
+    const durationMs = Math.round(performance.now() - startedMs);
+    const data = { containerId: id, network: entry.network.name, interfaceName, addresses: status?.addresses };
+    this.#log.info({ ...data, durationMs }, 'network attached');
+  }
+
+  /** Runs DEL if anything may be there, and takes the attachment off the record. Idempotent. */
+  async detach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
+    const record = this.record(id);
+    // What was planned before a power failure may have been begun: only the plan reached the disk for certain.
+    if (entry.state !== 'planned' || record.bootId !== this.#bootId) {
+      const startedMs = performance.now();
+      this.#amend(id, entry, { state: 'deleting' });
+      const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
+      await this.#cni.del(attachmentOf(id, entry, alive ? record.netnsPath : ''), entry.result, signal);
+      const durationMs = Math.round(performance.now() - startedMs);
+      const data = { containerId: id, network: entry.network.name, interfaceName: entry.interfaceName };
+      this.#log.info({ ...data, durationMs }, 'network detached');
+    }
+    this.#amend(id, entry, undefined);
+  }
+
+  /** What is on record for a container. @throws {RuntimeError} INTERNAL when there is nothing */
+  record(id: ContainerId): NetworkRecord {
+    const record = this.#store.read(id);
+    if (record === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no network record`);
+    return record;
+  }
+
+  /** ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). */
+  async #add(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<CniResult> {
+    const attachment = attachmentOf(id, entry, this.record(id).netnsPath);
+    let reached: CniResult | undefined;
+    const onProgress = (result: CniResult | undefined): void => {
+      reached = result;
+      this.#amend(id, entry, { result });
+    };
+    for (const delayMs of TRY_AGAIN_DELAYS_MS) {
+      try {
+        return await this.#cni.add(attachment, onProgress, signal);
+      } catch (error) {
+        if (!(error instanceof CniError) || error.cniCode !== CODE_TRY_AGAIN) throw error;
+        this.#log.warn({ err: error, containerId: id, delayMs }, 'network is busy, trying again');
+        await this.#cni.del(attachment, reached, signal);
+        onProgress(undefined);
+      }
+      await sleep(delayMs, undefined, { signal });
+    }
+    return this.#cni.add(attachment, onProgress, signal);
+  }
+
+  #amend(
+    id: ContainerId,
+    { interfaceName }: RecordedAttachment,
+    change: Partial<Pick<RecordedAttachment, 'state' | 'result'>> | undefined,
+  ): void {
+    this.#store.write(id, withAttachment(this.record(id), interfaceName, change), 'process');
+  }
+}
