@@ -234,8 +234,8 @@ describe('CniRuntime.check, status, gc, version', () => {
   test('STATUS and GC are for networks of version 1.1.0', async (t) => {
     const { plugins, cni } = await setUp(t);
     await cni.status(network(), soon());
-    await cni.gc(network(), [], soon());
-    await cni.gc(network({ cniVersion: '1.1.0', disableGC: true }), [], soon());
+    await cni.gc(network(), () => [], soon());
+    await cni.gc(network({ cniVersion: '1.1.0', disableGC: true }), () => [], soon());
     assert.deepEqual(plugins.calls(), []);
     plugins.answers('second', 'STATUS', { code: 50, msg: 'no link' }, 1);
     await assert.rejects(cni.status(network({ cniVersion: '1.1.0' }), soon()), { code: 'UNAVAILABLE' });
@@ -246,7 +246,10 @@ describe('CniRuntime.check, status, gc, version', () => {
     const { plugins, cni } = await setUp(t);
     plugins.answers('first', 'GC', { code: 100, msg: 'jammed' }, 1);
     const valid = [{ containerId: ID, interfaceName: 'eth0' }];
-    await assert.rejects(cni.gc(network({ cniVersion: '1.1.0' }), valid, soon()), { message: /jammed/ });
+    await assert.rejects(
+      cni.gc(network({ cniVersion: '1.1.0' }), () => valid, soon()),
+      { message: /jammed/ },
+    );
     assert.deepEqual(plugins.calls(), ['first GC', 'second GC', 'third GC']);
     const request = JSON.parse(plugins.runs()[2]?.stdin ?? '');
     assert.deepEqual(request['cni.dev/valid-attachments'], [{ containerID: ID, ifname: 'eth0' }]);
