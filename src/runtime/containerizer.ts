@@ -29,6 +29,7 @@ import { recoverContainers } from './recovery.ts';
 import { RunWatch } from './run-watch.ts';
 import { validateSpec } from './spec-validation.ts';
 import { incomplete, Teardown } from './teardown.ts';
+import { UnderWay } from './under-way.ts';
 
 export interface ContainerizerOptions {
   readonly launcher: Launcher;
@@ -57,8 +58,7 @@ export class Containerizer {
   readonly #log: Logger;
   readonly #lanes = new Serial();
   readonly #board = new ExitBoard();
-  /** Launches and stops under way: a forced removal cuts them short. */
-  readonly #underWay = new Map<ContainerId, Set<AbortController>>();
+  readonly #underWay = new UnderWay();
   readonly #closing = new AbortController();
 
   constructor(options: ContainerizerOptions) {
@@ -119,7 +119,11 @@ export class Containerizer {
    */
   async launch(ref: string, signal: AbortSignal, options: LaunchOptions = {}): Promise<Launched> {
     const { id } = this.#table.resolve(ref);
-    return this.#cancellable(id, signal, (joint) => this.#lanes.run(id, () => this.#launch(id, options, joint), joint));
+    return this.#underWay.run(
+      id,
+      (joint) => this.#lanes.run(id, () => this.#launch(id, options, joint), joint),
+      signal,
+    );
   }
 
   /**
@@ -132,28 +136,43 @@ export class Containerizer {
     signal: AbortSignal,
   ): Promise<void> {
     const { id } = this.#table.resolve(ref);
-    await this.#cancellable(id, signal, (joint) =>
-      this.#lanes.run(
-        id,
-        async () => {
-          const record = this.#table.get(id);
-          if (stateOf(record) !== 'running') return;
-          const exit = await this.#end(id, options.signalName ?? 'SIGTERM', options.timeoutMs, joint);
-          await this.#finish(id, exit);
-        },
-        joint,
-      ),
-    );
+    const work = async (joint: AbortSignal): Promise<void> => {
+      if (stateOf(this.#table.get(id)) !== 'running') return;
+      const exit = await this.#end(id, options.signalName ?? 'SIGTERM', options.timeoutMs, joint);
+      await this.#finish(id, exit);
+    };
+    await this.#underWay.run(id, (joint) => this.#lanes.run(id, () => work(joint), joint), signal);
+  }
+
+  /**
+   * Does something to a running container while nothing else is done to it. A forced removal cuts it short.
+   * @throws {RuntimeError} FAILED_PRECONDITION when it does not run
+   */
+  async inLane<T>(
+    ref: string,
+    work: (container: ContainerRecord, joint: AbortSignal) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const { id } = this.#table.resolve(ref);
+    const turn = (joint: AbortSignal) => (): Promise<T> => work(this.#running(id), joint);
+    return this.#underWay.run(id, (joint) => this.#lanes.run(id, turn(joint), joint), signal);
+  }
+
+  /** Tries at once what is left of a run that is over, without a record included. Returns false when something is left. */
+  async retryCleanup(id: ContainerId, signal: AbortSignal): Promise<boolean> {
+    const work = async (): Promise<boolean> => {
+      const record = this.#table.find(id);
+      if (record === undefined) return this.#teardown.releaseOrphan(id);
+      const state = stateOf(record);
+      return state === 'stopping' || state === 'removing' ? this.#teardown.release(id) : true;
+    };
+    return this.#lanes.run(id, work, signal);
   }
 
   /** Signals a running container. @throws {RuntimeError} FAILED_PRECONDITION when it does not run */
   async kill(ref: string, signalName: NodeJS.Signals, signal: AbortSignal): Promise<void> {
-    const record = this.#table.resolve(ref);
-    const state = stateOf(record);
-    if (state !== 'running') {
-      throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}, not running`);
-    }
-    await this.#launcher.kill(record.id, signalName, signal);
+    const { id } = this.#running(this.#table.resolve(ref).id);
+    await this.#launcher.kill(id, signalName, signal);
   }
 
   /**
@@ -162,7 +181,9 @@ export class Containerizer {
    */
   async remove(ref: string, options: { readonly force: boolean }, signal: AbortSignal): Promise<void> {
     const { id, spec } = this.#table.resolve(ref);
-    if (options.force) this.#interrupt(id, spec.name);
+    if (options.force) {
+      this.#underWay.interrupt(id, new RuntimeError('ABORTED', `container ${spec.name} is being removed`));
+    }
     await this.#lanes.run(
       id,
       async () => {
@@ -209,11 +230,8 @@ export class Containerizer {
 
   /** What a running container uses. @throws {RuntimeError} FAILED_PRECONDITION when it does not run */
   async usage(ref: string, signal: AbortSignal): Promise<Usage> {
-    const record = this.#table.resolve(ref);
-    if (stateOf(record) !== 'running') {
-      throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${stateOf(record)}, not running`);
-    }
-    const parts = await Promise.all(this.#isolators.map((isolator) => isolator.usage?.(record.id, signal)));
+    const { id } = this.#running(this.#table.resolve(ref).id);
+    const parts = await Promise.all(this.#isolators.map((isolator) => isolator.usage?.(id, signal)));
     return Object.assign({}, ...parts.filter((part) => part !== undefined));
   }
 
@@ -231,6 +249,14 @@ export class Containerizer {
     this.#closing.abort(new RuntimeError('UNAVAILABLE', 'berthd is shutting down'));
     this.#teardown.close();
     await Promise.all([this.#lanes.drain(), this.#watch.drain()]);
+  }
+
+  /** @throws {RuntimeError} FAILED_PRECONDITION when the container does not run */
+  #running(id: ContainerId): ContainerRecord {
+    const record = this.#table.get(id);
+    const state = stateOf(record);
+    if (state === 'running') return record;
+    throw new RuntimeError('FAILED_PRECONDITION', `container ${record.spec.name} is ${state}, not running`);
   }
 
   #view(record: ContainerRecord): ContainerView {
@@ -308,25 +334,6 @@ export class Containerizer {
     }
     await this.#launcher.terminate(id, AbortSignal.timeout(60_000));
     return this.#launcher.wait(id, AbortSignal.timeout(60_000));
-  }
-
-  async #cancellable<T>(id: ContainerId, signal: AbortSignal, work: (joint: AbortSignal) => Promise<T>): Promise<T> {
-    const own = new AbortController();
-    const group = this.#underWay.get(id) ?? new Set();
-    this.#underWay.set(id, group.add(own));
-    try {
-      return await work(AbortSignal.any([signal, own.signal]));
-    } catch (error) {
-      throw RuntimeError.from(error, `container ${id}`);
-    } finally {
-      group.delete(own);
-      if (group.size === 0) this.#underWay.delete(id);
-    }
-  }
-
-  #interrupt(id: ContainerId, name: string): void {
-    const reason = new RuntimeError('ABORTED', `container ${name} is being removed`);
-    for (const controller of this.#underWay.get(id) ?? []) controller.abort(reason);
   }
 
   #untilClosed(signal: AbortSignal | undefined): AbortSignal {

@@ -334,3 +334,52 @@ describe('Containerizer: names', () => {
     assert.match(containerizer.create(containerSpec({ name: '' }), { provisional: false }).spec.name, /^[a-z]+_[a-z]+/);
   });
 });
+
+describe('Containerizer.inLane', () => {
+  test('does one thing at a time to a running container, and refuses one that does not run', async (t) => {
+    const containerizer = await new World().start(t);
+    const { id } = containerizer.create(containerSpec(), { provisional: false });
+    const nothing = async (): Promise<void> => undefined;
+    await assert.rejects(containerizer.inLane(id, nothing, signal()), { code: 'FAILED_PRECONDITION' });
+    await containerizer.launch(id, signal());
+    const { promise: released, resolve: release } = Promise.withResolvers<void>();
+    const order: string[] = [];
+    const first = containerizer.inLane(id, () => released.then(() => order.push('first')), signal());
+    const second = containerizer.inLane(id, async () => order.push('second'), signal());
+    release();
+    await Promise.all([first, second]);
+    assert.deepEqual(order, ['first', 'second']);
+  });
+
+  test('is cut short by a forced removal', async (t) => {
+    const world = new World();
+    const containerizer = await world.start(t);
+    const { id } = containerizer.create(containerSpec(), { provisional: false });
+    await containerizer.launch(id, signal());
+    const endless = containerizer.inLane(
+      id,
+      (_, joint) => new Promise((__, reject) => joint.addEventListener('abort', () => reject(joint.reason))),
+      signal(),
+    );
+    const cut = assert.rejects(endless, { code: 'ABORTED' });
+    await containerizer.remove(id, { force: true }, signal());
+    await cut;
+    world.assertNothingHeld();
+  });
+});
+
+describe('Containerizer.retryCleanup', () => {
+  test('finishes at once what an earlier attempt could not', async (t) => {
+    const world = new World();
+    const containerizer = await world.start(t);
+    const { id } = containerizer.create(containerSpec(), { provisional: false });
+    await containerizer.launch(id, signal());
+    world.machine.failing.set('first.cleanup', new Error('later'));
+    await assert.rejects(containerizer.remove(id, { force: true }, signal()));
+    assert.equal(await containerizer.retryCleanup(id, signal()), false);
+    world.machine.failing.clear();
+    assert.equal(await containerizer.retryCleanup(id, signal()), true);
+    assert.equal(world.store.entries().size, 0);
+    world.assertNothingHeld();
+  });
+});
