@@ -22,6 +22,7 @@ import type { InitProcess, Launcher, LogOptions, OutputChunk } from '../launcher
 import { ociSpec } from '../oci-spec.ts';
 import { Conmon } from './conmon.ts';
 import { ContainerLog, prepareLog } from './container-log.ts';
+import { EXEC_FIFO, releaseInit } from './exec-fifo.ts';
 import { checkProcess } from './executable.ts';
 import { ExitFiles } from './exit-files.ts';
 import { runtimeCommand } from './runtime-command.ts';
@@ -114,7 +115,8 @@ export class OciLauncher implements Launcher {
   }
 
   async start(id: ContainerId, signal: AbortSignal): Promise<void> {
-    await this.#runtime('start', id, signal);
+    signal.throwIfAborted();
+    if (!releaseInit(join(this.#root.stateOf(id), EXEC_FIFO))) await this.#runtime('start', id, signal);
   }
 
   async kill(id: ContainerId, signalName: NodeJS.Signals, signal: AbortSignal): Promise<void> {
