@@ -21,6 +21,7 @@ import { NetworkConfigs } from './cni/network-config.ts';
 import { NetworkIsolator } from './cni/network-isolator.ts';
 import { decodeNetworkRecord } from './cni/network-record.ts';
 import { PluginPath } from './cni/plugin-path.ts';
+import { PluginVersions } from './cni/plugin-versions.ts';
 import type { Config } from './config.ts';
 import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
 import { pluginChecks } from './csi/plugin-checks.ts';
@@ -118,11 +119,14 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await volume.manager.recover(signal);
 
   const facts = (): Fact[] => factsOf(config, runtime, version);
-  const checks = async (joint: AbortSignal): Promise<Check[]> => [
-    ...(await hostChecks({ runtime, conmonPath }, joint)),
-    ...networkChecks(network.configs, network.plugins),
-    ...pluginChecks(volume.registry),
-  ];
+  const checks = async (joint: AbortSignal): Promise<Check[]> => {
+    await network.configs.learnVersions(joint);
+    return [
+      ...(await hostChecks({ runtime, conmonPath }, joint)),
+      ...networkChecks(network.configs, network.plugins),
+      ...pluginChecks(volume.registry),
+    ];
+  };
   const server = new ApiServer({
     socketPath: config.socketPath,
     services: {
@@ -182,8 +186,9 @@ interface NetworkParts {
 function networkParts(config: Config, database: Database, run: RunProgram, log: Logger): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
-  const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, log });
   const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), log });
+  const versions = new PluginVersions({ plugins, ask: (type, signal) => cni.version(type, signal), log });
+  const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, versions, log });
   const store = database.store('network', decodeNetworkRecord);
   return { plugins, configs, isolator: new NetworkIsolator({ cni, configs, store, runDir: config.run, run, log }) };
 }

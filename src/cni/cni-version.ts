@@ -39,17 +39,17 @@ export function atLeast(version: string, since: (typeof CNI_VERSIONS)[number]): 
 }
 
 /**
- * The version a configuration runs at: the highest known one out of `cniVersion` and `cniVersions`. An empty
- * `cniVersion` means 0.1.0.
+ * The versions a configuration may be run at, the highest first: the known ones out of `cniVersion` and `cniVersions`.
+ * An empty `cniVersion` means 0.1.0.
  * @throws {TypeError} when an entry is no version or none is known
  */
-export function chooseVersion(cniVersion: string, cniVersions: readonly string[]): string {
+export function usableVersions(cniVersion: string, cniVersions: readonly string[]): readonly string[] {
   const first = cniVersion === '' && cniVersions.length === 0 ? '0.1.0' : cniVersion;
   const offered = [...(first === '' ? [] : [first]), ...cniVersions];
   for (const version of offered) {
     if (parseVersion(version) === undefined) throw new TypeError(`cniVersion ${JSON.stringify(version)} is no version`);
   }
-  const known = CNI_VERSIONS.findLast((version) => offered.some((other) => compareVersions(other, version) === 0));
-  if (known === undefined) throw new TypeError(`cniVersion ${offered.join(', ')} is newer than ${CNI_VERSIONS.at(-1)}`);
-  return known;
+  const known = CNI_VERSIONS.filter((version) => offered.some((other) => compareVersions(other, version) === 0));
+  if (known.length === 0) throw new TypeError(`cniVersion ${offered.join(', ')} is newer than ${CNI_VERSIONS.at(-1)}`);
+  return known.toReversed();
 }

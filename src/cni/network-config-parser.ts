@@ -5,12 +5,15 @@
  */
 import { z } from 'zod';
 import { RuntimeError } from '../errors.ts';
-import { chooseVersion } from './cni-version.ts';
+import { usableVersions } from './cni-version.ts';
+import { lineOf, lineOfMistake } from './json-place.ts';
 import type { ResolvedNetwork } from './network.ts';
 import { CNI_NAME, type JsonObject, jsonObject, printable } from './protocol.ts';
 
-/** A file's own words; plugins of a folder beside it may be added. */
-export interface ParsedNetwork extends ResolvedNetwork {
+/** A file's own words; plugins of a folder beside it may be added, and the version is still to be chosen. */
+export interface ParsedNetwork extends Omit<ResolvedNetwork, 'cniVersion'> {
+  /** Versions it may be run at, all known to Berth, the highest first; never empty. */
+  readonly versions: readonly string[];
   /** `*.conf` files of the folder named like the network belong to the chain. */
   readonly takesFolder: boolean;
 }
@@ -52,6 +55,7 @@ const listSchema = z.object({
   cniVersions: z.array(z.string()).default([]),
   disableCheck: flag.default(false),
   disableGC: flag.default(false),
+  'io.berth/owned': flag.default(false),
   loadOnlyInlinedPlugins: flag.default(false),
   plugins: z.array(pluginSchema).optional(),
 });
@@ -64,16 +68,17 @@ const singleSchema = z.object({
 
 /**
  * A `.conflist`. The chain may be empty as long as a folder can supply it.
- * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ * @throws {RuntimeError} FAILED_PRECONDITION with the line, the place and the reason
  */
 export function parseNetworkList(text: string): ParsedNetwork {
-  const list = checked(listSchema, parseJson(text));
-  if (list.loadOnlyInlinedPlugins && list.plugins === undefined) throw unfit('plugins: missing');
+  const list = checked(listSchema, text, parseJson(text));
+  if (list.loadOnlyInlinedPlugins && list.plugins === undefined) throw unfit('line 1: plugins: missing');
   return {
     name: list.name,
-    cniVersion: version(list.cniVersion, list.cniVersions),
+    versions: versions(text, list),
     disableCheck: list.disableCheck,
     disableGC: list.disableGC,
+    owned: list['io.berth/owned'],
     plugins: list.plugins ?? [],
     takesFolder: !list.loadOnlyInlinedPlugins,
   };
@@ -81,56 +86,65 @@ export function parseNetworkList(text: string): ParsedNetwork {
 
 /**
  * A `.conf` or `.json`: the form of versions before 1.0, taken as a list of one.
- * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ * @throws {RuntimeError} FAILED_PRECONDITION with the line, the place and the reason
  */
 export function parseSingleNetwork(text: string): ParsedNetwork {
   const value = parseJson(text);
-  if (Object.hasOwn(value, 'plugins')) throw unfit('it has "plugins": the file name must end in .conflist');
-  const single = checked(singleSchema, value);
+  if (Object.hasOwn(value, 'plugins')) {
+    throw unfit(`line ${lineOf(text, ['plugins'])}: it has "plugins": the file name must end in .conflist`);
+  }
+  const single = checked(singleSchema, text, value);
   return {
     name: single.name,
-    cniVersion: version(single.cniVersion, single.cniVersions),
+    versions: versions(text, single),
     disableCheck: false,
     disableGC: false,
-    plugins: [checked(pluginSchema, value)],
+    owned: false,
+    plugins: [checked(pluginSchema, text, value)],
     takesFolder: false,
   };
 }
 
 /**
  * One plugin object, as it stands in a plugin folder.
- * @throws {RuntimeError} FAILED_PRECONDITION with the place and the reason
+ * @throws {RuntimeError} FAILED_PRECONDITION with the line, the place and the reason
  */
 export function parsePlugin(text: string): JsonObject {
-  return checked(pluginSchema, parseJson(text));
+  return checked(pluginSchema, text, parseJson(text));
 }
 
-/** JSON.parse says line and column of a mistake; a byte order mark or trailing text is one. */
+/** A byte order mark or trailing text is a mistake too. */
 function parseJson(text: string): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw unfit(`not JSON: ${error instanceof Error ? printable(error.message) : 'unreadable'}`, error);
+    const reason = error instanceof Error ? printable(error.message) : 'unreadable';
+    throw unfit(`line ${lineOfMistake(text)}: not JSON: ${reason}`, error);
   }
-  return checked(jsonObject, value);
+  return checked(jsonObject, text, value);
 }
 
-function checked<T>(schema: z.ZodType<T>, value: unknown): T {
+function checked<T>(schema: z.ZodType<T>, text: string, value: unknown): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const reasons = result.error.issues.slice(0, 5).map((issue) => {
+    const line = `line ${lineOf(text, issue.path)}`;
     const place = issue.path.map(String).join('.');
-    return place === '' ? issue.message : `${printable(place)}: ${issue.message}`;
+    return place === '' ? `${line}: ${issue.message}` : `${line}: ${printable(place)}: ${issue.message}`;
   });
   throw unfit(reasons.join('; '), result.error);
 }
 
-function version(cniVersion: string, cniVersions: readonly string[]): string {
+function versions(
+  text: string,
+  { cniVersion, cniVersions }: { readonly cniVersion: string; readonly cniVersions: readonly string[] },
+): readonly string[] {
   try {
-    return chooseVersion(cniVersion, cniVersions);
+    return usableVersions(cniVersion, cniVersions);
   } catch (error) {
-    throw unfit(error instanceof Error ? printable(error.message) : 'cniVersion', error);
+    const line = lineOf(text, [cniVersions.length > 0 ? 'cniVersions' : 'cniVersion']);
+    throw unfit(`line ${line}: ${error instanceof Error ? printable(error.message) : 'cniVersion'}`, error);
   }
 }
 

@@ -9,16 +9,19 @@
  * When no directory holds any of these, the ones that come with Berth are used. The first usable network is the
  * default one. Of two files with one name the first `.conflist` counts, then the first of the others.
  */
-import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import type { Logger } from 'pino';
-import { RuntimeError, systemCode } from '../errors.ts';
+import { RuntimeError } from '../errors.ts';
+import { readRegularFile, sortedNames } from './config-files.ts';
 import { executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
 import { type ParsedNetwork, parseNetworkList, parsePlugin, parseSingleNetwork } from './network-config-parser.ts';
 import type { PluginPath } from './plugin-path.ts';
+import type { PluginVersions } from './plugin-versions.ts';
+import type { JsonObject } from './protocol.ts';
 
 /**
- * ready: can be attached to. missing-plugin: an executable is not there or must not be run. invalid: the file does not
+ * ready: can be attached to. missing-plugin: an executable is not there, must not be run, or speaks no version of the
+ * configuration. invalid: the file does not
  * parse. shadowed: another file has the same name and comes first.
  */
 export type NetworkState = 'ready' | 'missing-plugin' | 'invalid' | 'shadowed';
@@ -44,12 +47,13 @@ export interface NetworkConfigsOptions {
   /** Used when no directory of `confDirs` holds a configuration: `cni-conf` of the installation. */
   readonly fallbackDir: string;
   readonly plugins: PluginPath;
+  /** Without it plugins are taken to speak every version. */
+  readonly versions?: PluginVersions;
   readonly log?: Logger;
 }
 
 const LIST = '.conflist';
 const EXTENSIONS: ReadonlySet<string> = new Set([LIST, '.conf', '.json']);
-const MAX_FILE_BYTES = 1024 * 1024;
 
 interface Entry {
   readonly file: string;
@@ -63,12 +67,14 @@ export class NetworkConfigs {
   readonly #confDirs: readonly string[];
   readonly #fallbackDir: string;
   readonly #plugins: PluginPath;
+  readonly #versions: PluginVersions | undefined;
   readonly #log: Logger | undefined;
 
   constructor(options: NetworkConfigsOptions) {
     this.#confDirs = options.confDirs;
     this.#fallbackDir = options.fallbackDir;
     this.#plugins = options.plugins;
+    this.#versions = options.versions;
     this.#log = options.log?.child({ component: 'cni' });
   }
 
@@ -113,6 +119,13 @@ export class NetworkConfigs {
     return { summary: summary(entry, entry === first), config: entry.network };
   }
 
+  /** Networks that can be used and are Berth's own. */
+  owned(): ResolvedNetwork[] {
+    return this.#entries().flatMap(({ state, network }) =>
+      state === 'ready' && network?.owned === true ? [network] : [],
+    );
+  }
+
   /**
    * The first network that can be used.
    * @throws {RuntimeError} FAILED_PRECONDITION when there is none
@@ -123,6 +136,17 @@ export class NetworkConfigs {
     if (name !== undefined) return name;
     const reasons = entries.map((entry) => `${entry.file}: ${entry.reason}`);
     throw new RuntimeError('FAILED_PRECONDITION', `network: no usable configuration (${reasons.join('; ') || 'none'})`);
+  }
+
+  /**
+   * Asks the plugins of these networks, or of all, which versions they speak, as far as that is not known. What is
+   * loaded afterwards runs at a version that all of its plugins speak.
+   * @returns true when there was something to ask
+   */
+  async learnVersions(signal: AbortSignal, networks?: readonly ResolvedNetwork[]): Promise<boolean> {
+    const all = networks ?? this.#entries().flatMap((entry) => entry.network ?? []);
+    const types = all.flatMap(({ plugins }) => plugins.flatMap(executablesOf));
+    return (await this.#versions?.learn(types, signal)) ?? false;
   }
 
   /** The directories the configurations come from now: those given, or the one that comes with Berth. */
@@ -146,17 +170,23 @@ export class NetworkConfigs {
     try {
       const text = readRegularFile(file);
       const parsed = extname(name) === LIST ? parseNetworkList(text) : parseSingleNetwork(text);
-      const network = withFolder(parsed, dir);
-      const missing = this.#missingPlugins(network);
-      if (missing === '') return { file, network, state: 'ready', reason: '' };
-      return { file, network, state: 'missing-plugin', reason: missing };
+      const { versions, ...rest } = withFolder(parsed, dir);
+      const [highest = ''] = versions;
+      const missing = this.#missingPlugins(rest.plugins);
+      if (missing !== '') {
+        return { file, network: { ...rest, cniVersion: highest }, state: 'missing-plugin', reason: missing };
+      }
+      const cniVersion = versions.find((version) => this.#mutes(rest.plugins, version).length === 0);
+      const network = { ...rest, cniVersion: cniVersion ?? highest };
+      if (cniVersion !== undefined) return { file, network, state: 'ready', reason: '' };
+      return { file, network, state: 'missing-plugin', reason: this.#mutes(rest.plugins, highest).join('; ') };
     } catch (error) {
       return { file, state: 'invalid', reason: RuntimeError.from(error, 'read').message };
     }
   }
 
-  #missingPlugins(network: ResolvedNetwork): string {
-    const reasons = network.plugins.flatMap(executablesOf).flatMap((type) => {
+  #missingPlugins(plugins: readonly JsonObject[]): string {
+    const reasons = plugins.flatMap(executablesOf).flatMap((type) => {
       try {
         this.#plugins.find(type);
         return [];
@@ -165,6 +195,16 @@ export class NetworkConfigs {
       }
     });
     return [...new Set(reasons)].join('; ');
+  }
+
+  /** Plugins that say that they do not speak a version, in words. */
+  #mutes(plugins: readonly JsonObject[], version: string): readonly string[] {
+    const types = new Set(plugins.flatMap(executablesOf));
+    return [...types].flatMap((type) => {
+      const known = this.#versions?.known(type);
+      if (known === undefined || known.includes(version)) return [];
+      return [`CNI plugin ${type} does not speak ${version}, but ${known.join(', ') || 'nothing'}`];
+    });
   }
 }
 
@@ -184,31 +224,7 @@ function configFiles(dir: string, log: Logger | undefined): ConfigFile[] {
   }
 }
 
-/** Names in byte order, whatever the locale; none when there is no such directory. */
-function sortedNames(dir: string): string[] {
-  try {
-    return readdirSync(dir).sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return [];
-    throw error;
-  }
-}
-
-/** The text of a file; what is no regular file could block the daemon or never end. */
-function readRegularFile(file: string): string {
-  const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
-  try {
-    const stats = fstatSync(fd);
-    if (!stats.isFile()) throw new RuntimeError('FAILED_PRECONDITION', 'not a regular file');
-    if (stats.size > MAX_FILE_BYTES)
-      throw new RuntimeError('FAILED_PRECONDITION', `longer than ${MAX_FILE_BYTES} bytes`);
-    return readFileSync(fd, 'utf8');
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function withFolder(parsed: ParsedNetwork, dir: string): ResolvedNetwork {
+function withFolder(parsed: ParsedNetwork, dir: string): Omit<ParsedNetwork, 'takesFolder'> {
   const { takesFolder, ...network } = parsed;
   const folder = join(dir, network.name);
   const names = takesFolder ? sortedNames(folder).filter((name) => extname(name) === '.conf') : [];

@@ -26,7 +26,7 @@ import { attachedTexts, hostnameOf, initialTexts } from './container-file-texts.
 import { ContainerFiles } from './container-files.ts';
 import { NetworkNamespaces } from './netns.ts';
 import type { NetworkConfigs } from './network-config.ts';
-import { planNetworks, refuseTakenPorts } from './network-plan.ts';
+import { type NetworkPlan, planNetworks, refuseTakenPorts } from './network-plan.ts';
 import type { AttachmentState, NetworkRecord } from './network-record.ts';
 import { statusOf } from './network-status.ts';
 
@@ -107,7 +107,7 @@ export class NetworkIsolator implements Isolator {
 
   async prepare(container: ContainerRecord, signal: AbortSignal): Promise<Contribution> {
     const { id, spec } = container;
-    const plan = planNetworks(spec, this.#configs);
+    const plan = await this.#plan(container, signal);
     refuseTakenPorts(plan, this.#store.entries());
     const netnsPath = plan.mode === 'host' ? '' : this.#namespaces.path(id);
     const record = { ...plan, bootId: this.#bootId, netnsPath };
@@ -127,6 +127,13 @@ export class NetworkIsolator implements Isolator {
       mounts: this.#files.mounts(id, new Set(spec.mounts.map((mount) => mount.target))),
       ...(netnsPath === '' ? {} : { namespaces: [{ type: 'network', path: netnsPath }] }),
     };
+  }
+
+  /** Plugins that nobody asked for their versions yet are asked first: the plan may have to be another one then. */
+  async #plan({ spec }: ContainerRecord, signal: AbortSignal): Promise<NetworkPlan> {
+    const plan = planNetworks(spec, this.#configs);
+    const networks = plan.attachments.map(({ network }) => network);
+    return (await this.#configs.learnVersions(signal, networks)) ? planNetworks(spec, this.#configs) : plan;
   }
 
   /** ADD needs nothing but the namespace: it has been under way since that was there. */

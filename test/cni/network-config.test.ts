@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { CniRuntime } from '../../src/cni/cni-runtime.ts';
 import { networkChecks } from '../../src/cni/network-checks.ts';
 import { NetworkConfigs } from '../../src/cni/network-config.ts';
 import { PluginPath } from '../../src/cni/plugin-path.ts';
+import { PluginVersions } from '../../src/cni/plugin-versions.ts';
 import type { TestScope } from '../support/cleanup.ts';
 import { RecordingPlugins } from '../support/recording-plugin.ts';
+import { silent, soon } from './cni-fixture.ts';
 
 const SHIPPED = join(import.meta.dirname, '../../cni-conf');
 
@@ -73,6 +77,51 @@ describe('NetworkConfigs', () => {
     assert.throws(() => configs.load('net'), { code: 'NOT_FOUND', message: /"net" is unknown/ });
   });
 
+  test('tells the line of what is wrong, in plugin folders too', async (t) => {
+    const { configs, write, dir } = await setUp(t, 'good');
+    const reason = (text: string): string => {
+      write('10-net.conflist', text);
+      return configs.list()[0]?.reason ?? '';
+    };
+    const head = '{\n  "cniVersion": "1.0.0",\n  "name": "net",\n';
+    assert.match(
+      reason(`${head}  "plugins": [\n    { "type": "good" },\n    { "type": 7 }\n  ]\n}`),
+      /^line 6: plugins\.1\.type/,
+    );
+    assert.match(reason(`${head}  "plugins": [\n    { "type": "good" } x\n  ]\n}`), /^line 5: not JSON/);
+    assert.match(reason(`${head}  "plugins": [\n`), /^line 5: not JSON/);
+    assert.match(reason(`${head}  "disableCheck": 1,\n  "plugins": []\n}\n`), /^line 4: disableCheck/);
+    assert.match(reason(`${head}  "plugins": [{ "type": "good" }]\n}\n{}`), /^line 6: not JSON/);
+    assert.match(reason('\n{\n"name": "net", "name": "../x" }'), /^line 3: name/);
+    assert.match(
+      reason('{ "name": "net",\n "cniVersion": "x", "plugins": [] }'),
+      /^line 2: cniVersion "x" is no version/,
+    );
+    assert.match(reason('['.repeat(500_000)), /^line 1: not JSON/);
+    mkdirSync(join(dir, 'net'));
+    write('net/10-extra.conf', '{\n\n"type": "a/b" }');
+    assert.match(reason(JSON.stringify(list('net', 'good'))), /net\/10-extra\.conf: line 3: type/);
+  });
+
+  test('sees a directory that is made later, replaced, or whose files are renamed into place', async (t) => {
+    const { configs, dir } = await setUp(t, 'good');
+    const names = () => configs.list().map(({ name }) => name);
+    const text = (name: string) => JSON.stringify(list(name, 'good'));
+    rmSync(dir, { recursive: true });
+    assert.deepEqual(names(), ['berth'], 'those that come with Berth, as long as there is no directory');
+    mkdirSync(dir);
+    writeFileSync(join(dir, '10.conflist'), text('made'));
+    assert.deepEqual(names(), ['made']);
+    writeFileSync(join(dir, '.new'), text('renamed'));
+    renameSync(join(dir, '.new'), join(dir, '10.conflist'));
+    assert.deepEqual(names(), ['renamed']);
+    mkdirSync(`${dir}.next`);
+    writeFileSync(join(`${dir}.next`, '20.conflist'), text('next'));
+    renameSync(dir, `${dir}.old`);
+    symlinkSync(`${dir}.next`, dir);
+    assert.deepEqual(names(), ['next']);
+  });
+
   test('uses the networks that come with Berth when there is no other', async (t) => {
     const { configs, write } = await setUp(t, 'bridge', 'host-local', 'portmap', 'firewall', 'good');
     assert.equal(configs.defaultNetworkName(), 'berth');
@@ -88,7 +137,7 @@ describe('NetworkConfigs', () => {
     write('10-own.conflist', 'nothing');
     assert.throws(() => configs.defaultNetworkName(), {
       code: 'FAILED_PRECONDITION',
-      message: /10-own\.conflist: not JSON/,
+      message: /10-own\.conflist: line 1: not JSON/,
     });
   });
 
@@ -143,7 +192,7 @@ describe('NetworkConfigs', () => {
       write('10-net.conflist', list(name, 'good'));
       const [entry] = configs.list();
       assert.equal(entry?.state, 'invalid', name);
-      assert.match(entry?.reason ?? '', /^name: /, name);
+      assert.match(entry?.reason ?? '', /^line 1: name: /, name);
     }
   });
 
@@ -175,6 +224,79 @@ describe('NetworkConfigs', () => {
     const { summary, config } = configs.inspect('net');
     assert.deepEqual([summary.state, summary.plugins, config.name], ['missing-plugin', ['absent'], 'net']);
     assert.throws(() => configs.inspect('other'), { code: 'NOT_FOUND' });
+  });
+});
+
+describe('versions of plugins', () => {
+  async function versioned(t: TestScope, ...types: readonly string[]) {
+    const setup = await setUp(t, ...types);
+    const cni = new CniRuntime({ plugins: setup.path, log: silent });
+    const versions = new PluginVersions({
+      plugins: setup.path,
+      ask: (type, signal) => cni.version(type, signal),
+      log: silent,
+    });
+    const configs = new NetworkConfigs({ confDirs: [setup.dir], fallbackDir: SHIPPED, plugins: setup.path, versions });
+    return { ...setup, configs };
+  }
+  const speaks = (plugins: RecordingPlugins, type: string, ...supportedVersions: readonly string[]) =>
+    plugins.answers(type, 'VERSION', { cniVersion: '1.0.0', supportedVersions });
+
+  test('decide which one of a configuration is used: the highest that all of its plugins speak', async (t) => {
+    const { configs, plugins, write } = await versioned(t, 'new', 'old', 'pool');
+    speaks(plugins, 'new', '0.4.0', '1.0.0', '1.1.0');
+    speaks(plugins, 'old', '0.3.1', '0.4.0', '1.0.0');
+    const chain = [{ type: 'new', ipam: { type: 'pool' } }, { type: 'old' }];
+    write('10-net.conflist', { name: 'net', cniVersion: '0.4.0', cniVersions: ['1.0.0', '1.1.0'], plugins: chain });
+    assert.equal(configs.load('net').cniVersion, '1.1.0', 'before anybody is asked');
+    assert.equal(await configs.learnVersions(soon()), true);
+    assert.equal(configs.load('net').cniVersion, '1.0.0');
+    speaks(plugins, 'pool', '0.4.0');
+    assert.equal(await configs.learnVersions(soon()), false, 'the file is the same, so nobody is asked again');
+    assert.deepEqual(plugins.calls().toSorted(), ['new VERSION', 'old VERSION', 'pool VERSION']);
+    plugins.uninstall('pool');
+    plugins.install('pool');
+    assert.equal(await configs.learnVersions(soon()), true, 'another file');
+    assert.equal(configs.load('net').cniVersion, '0.4.0', 'delegates count too');
+    assert.equal(plugins.calls().length, 4);
+  });
+
+  test('that no plugin of the chain shares make the network unusable, and only that one', async (t) => {
+    const { configs, plugins, write } = await versioned(t, 'old', 'good');
+    speaks(plugins, 'old', '0.3.1', '0.4.0');
+    write('10-old.conflist', list('ancient', 'old'));
+    write('20-good.conflist', list('fine', 'good'));
+    await configs.learnVersions(soon());
+    assert.throws(() => configs.load('ancient'), {
+      code: 'FAILED_PRECONDITION',
+      message: /10-old\.conflist.*: CNI plugin old does not speak 1\.0\.0, but 0\.3\.1, 0\.4\.0/,
+    });
+    assert.equal(configs.defaultNetworkName(), 'fine');
+  });
+
+  test("of a plugin that does not tell are anybody's guess, and it is asked once", async (t) => {
+    const { configs, plugins, write } = await versioned(t, 'mute');
+    plugins.does('mute', 'VERSION', 'exit 1');
+    write('10-net.conflist', list('net', 'mute'));
+    const both = await Promise.all([configs.learnVersions(soon()), configs.learnVersions(soon())]);
+    assert.deepEqual(both, [true, true]);
+    assert.equal(configs.load('net').cniVersion, '1.0.0');
+    assert.equal(await configs.learnVersions(soon()), false);
+    assert.deepEqual(plugins.calls(), ['mute VERSION']);
+  });
+
+  test('are not waited for longer than the caller wants', async (t) => {
+    const { configs, plugins, write } = await versioned(t, 'slow');
+    const gate = join(plugins.base, 'gate');
+    execFileSync('mkfifo', [gate]);
+    plugins.does('slow', 'VERSION', `cat '${gate}'`);
+    write('10-net.conflist', list('net', 'slow'));
+    await assert.rejects(configs.learnVersions(AbortSignal.abort(new Error('enough'))), /enough/);
+    const waiting = configs.learnVersions(soon());
+    await writeFile(gate, '{"supportedVersions":["0.4.0"]}');
+    await waiting;
+    assert.throws(() => configs.load('net'), { code: 'FAILED_PRECONDITION' });
+    assert.equal(plugins.calls().length, 1);
   });
 });
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { chooseVersion, compareVersions } from '../../src/cni/cni-version.ts';
+import { compareVersions, usableVersions } from '../../src/cni/cni-version.ts';
 import { decodeNetworkRecord, type NetworkRecord } from '../../src/cni/network-record.ts';
 import { statusOf } from '../../src/cni/network-status.ts';
 import type { CniResult } from '../../src/cni/protocol.ts';
@@ -23,12 +23,12 @@ describe('versions', () => {
     assert.ok(compareVersions('x', '0.1.0') < 0);
   });
 
-  test('the highest known one is chosen', () => {
-    assert.equal(chooseVersion('', []), '0.1.0');
-    assert.equal(chooseVersion('', ['0.4.0']), '0.4.0');
-    assert.equal(chooseVersion('1.0', ['9.9.9']), '1.0.0');
-    assert.throws(() => chooseVersion('9.9.9', []), TypeError);
-    assert.throws(() => chooseVersion('1.0.0', ['x']), TypeError);
+  test('the known ones can be used, the highest first', () => {
+    assert.deepEqual(usableVersions('', []), ['0.1.0']);
+    assert.deepEqual(usableVersions('', ['0.4.0']), ['0.4.0']);
+    assert.deepEqual(usableVersions('1.0', ['9.9.9', '0.4.0', '1.1.0', '1.0.0']), ['1.1.0', '1.0.0', '0.4.0']);
+    assert.throws(() => usableVersions('9.9.9', []), TypeError);
+    assert.throws(() => usableVersions('1.0.0', ['x']), TypeError);
   });
 });
 
@@ -102,7 +102,7 @@ describe('results', () => {
 });
 
 function recordWith(result: CniResult): NetworkRecord {
-  const network = { name: 'net', cniVersion: '1.0.0', disableCheck: false, disableGC: false, plugins: [{ type: 'x' }] };
+  const network = { name: 'net', cniVersion: '1.0.0', disableCheck: false, disableGC: false, owned: false, plugins: [{ type: 'x' }] };
   const entry = { network, interfaceName: 'eth0', args: [], capabilityArgs: {}, state: 'added', result } as const;
   return { mode: 'networks', bootId: 'b', netnsPath: '/ns', attachments: [entry] };
 }
