@@ -1,0 +1,157 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { watch } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { describe, test } from 'node:test';
+import { pino } from 'pino';
+import type { Program } from '../src/run-program.ts';
+import { runProgram } from '../src/run-program.ts';
+import { Spawner } from '../src/spawner.ts';
+import { cleanup, type TestScope } from './support/cleanup.ts';
+import { tempDir } from './support/temp-dir.ts';
+
+const FOREVER = new AbortController().signal;
+const ENV = { PATH: '/usr/bin:/bin' };
+
+function spawnerOf(t: TestScope): Spawner {
+  const spawner = new Spawner({ log: pino({ level: 'silent' }) });
+  cleanup(t, () => spawner.close());
+  return spawner;
+}
+
+function shell(script: string, ...args: readonly string[]): Program {
+  return { file: 'sh', args: ['-c', script, 'sh', ...args], env: ENV };
+}
+
+/** Runs a script that writes pids to its first argument, and returns them once they are there. */
+async function pidsFrom(file: string, start: () => void): Promise<number[]> {
+  const watcher = watch(dirname(file), { signal: AbortSignal.timeout(10_000) });
+  start();
+  for await (const { filename } of watcher) if (filename === basename(file) && existsSync(file)) break;
+  return readFileSync(file, 'utf8').trim().split(' ').map(Number);
+}
+
+function parentOf(pid: number): number {
+  return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+}
+
+function dead(pid: number): boolean {
+  try {
+    return /^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return true;
+  }
+}
+
+async function untilDead(pids: readonly number[]): Promise<void> {
+  const deadline = AbortSignal.timeout(5000);
+  while (!pids.every(dead)) await new Promise((resolve) => setTimeout(resolve, 5, deadline.throwIfAborted()));
+}
+
+for (const where of ['runProgram', 'Spawner.run'] as const) {
+  describe(where, () => {
+    const runnerOf = (t: TestScope) => {
+      if (where === 'runProgram') return runProgram;
+      const spawner = spawnerOf(t);
+      return (program: Program, signal: AbortSignal) => spawner.run(program, signal);
+    };
+
+    test('tells exit code, signal and both streams, and passes input and environment as they are', async (t) => {
+      const run = runnerOf(t);
+      const program = { ...shell('cat; echo "$X" >&2; exit 3'), env: { ...ENV, X: 'a b' }, input: '{"k":"\u00e9"}' };
+      const end = { kind: 'exited', exitCode: 3, signalName: null, stdout: '{"k":"\u00e9"}', stderr: 'a b\n' };
+      assert.deepEqual(await run(program, FOREVER), end);
+      const killed = await run(shell('kill -9 $$'), FOREVER);
+      assert.deepEqual(killed, { kind: 'exited', exitCode: null, signalName: 'SIGKILL', stdout: '', stderr: '' });
+    });
+
+    test('tells why a program cannot be started', async (t) => {
+      const end = await runnerOf(t)({ file: '/nonexistent', args: [], env: ENV }, FOREVER);
+      assert.equal(end.kind === 'unstartable' && end.systemCode, 'ENOENT');
+    });
+
+    test('does not wait for a process that was left behind with the output', async (t) => {
+      const file = join(await tempDir(t), 'pids');
+      const script = 'sleep 1000 & echo $! > "$1.new"; mv "$1.new" "$1"; echo said';
+      const run = runnerOf(t);
+      const work: { end?: ReturnType<typeof run> } = {};
+      const [pid = 0] = await pidsFrom(file, () => {
+        work.end = run(shell(script, file), FOREVER);
+      });
+      cleanup(t, () => void process.kill(pid, 'SIGKILL'));
+      assert.deepEqual(await work.end, { kind: 'exited', exitCode: 0, signalName: null, stdout: 'said\n', stderr: '' });
+      assert.ok(!dead(pid));
+    });
+
+    test('kills the whole group when the signal aborts', async (t) => {
+      const file = join(await tempDir(t), 'pids');
+      const controller = new AbortController();
+      const script = 'sleep 1000 & echo "$! $$" > "$1.new"; mv "$1.new" "$1"; wait';
+      const run = runnerOf(t);
+      const work: { end?: ReturnType<typeof run> } = {};
+      const pids = await pidsFrom(file, () => {
+        work.end = run(shell(script, file), controller.signal);
+      });
+      controller.abort();
+      assert.deepEqual(await work.end, { kind: 'aborted' });
+      await untilDead(pids);
+    });
+
+    test('cuts a program that writes without end', async (t) => {
+      assert.deepEqual(await runnerOf(t)(shell('cat /dev/zero'), FOREVER), { kind: 'overflow' });
+    });
+  });
+}
+
+describe('Spawner', () => {
+  test('runs programs side by side in one other process', async (t) => {
+    const spawner = spawnerOf(t);
+    const ends = await Promise.all(
+      Array.from({ length: 20 }, (_, index) => spawner.run(shell(`echo ${index}; ps -o ppid= -p $$`), FOREVER)),
+    );
+    const lines = ends.map((end) => (end.kind === 'exited' ? end.stdout.trim().split(/\s+/) : []));
+    assert.deepEqual(
+      lines.map(([number]) => Number(number)),
+      Array.from({ length: 20 }, (_, index) => index),
+    );
+    const parents = new Set(lines.map(([, parent]) => Number(parent)));
+    assert.equal(parents.size, 1);
+    assert.equal(parentOf([...parents][0] ?? 0), process.pid);
+  });
+
+  test('tells that the outcome is unknown when its process dies, and starts another', async (t) => {
+    const file = join(await tempDir(t), 'pids');
+    const spawner = spawnerOf(t);
+    const work: { end?: ReturnType<Spawner['run']> } = {};
+    const [pid = 0] = await pidsFrom(file, () => {
+      work.end = spawner.run(shell('echo $$ > "$1.new"; mv "$1.new" "$1"; exec sleep 1000', file), FOREVER);
+    });
+    cleanup(t, () => void process.kill(pid, 'SIGKILL'));
+    process.kill(parentOf(pid), 'SIGKILL');
+    assert.deepEqual(await work.end, { kind: 'aborted' });
+    const again = await spawner.run(shell('echo again'), FOREVER);
+    assert.equal(again.kind === 'exited' && again.stdout, 'again\n');
+  });
+
+  test('ends with the process that uses it, however that ends', async (t) => {
+    const module = new URL('../src/spawner.ts', import.meta.url).href;
+    const script = `
+      import { Spawner } from '${module}';
+      const log = { child: () => ({ debug() {}, error() {} }) };
+      const spawner = new Spawner({ log });
+      const end = await spawner.run({ file: '/bin/sh', args: ['-c', 'echo $PPID'], env: {} }, new AbortController().signal);
+      process.stdout.write(end.stdout);
+      setInterval(() => undefined, 1e6);`;
+    const child = spawn(process.execPath, ['--input-type=module-typescript', '--eval', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    cleanup(t, () => void child.kill('SIGKILL'));
+    const [chunk] = await once(child.stdout, 'data');
+    const pid = Number(String(chunk));
+    assert.ok(!dead(pid));
+    child.kill('SIGKILL');
+    await untilDead([pid]);
+  });
+});
