@@ -24,6 +24,7 @@ import {
   CODE_UNKNOWN_CONTAINER,
   decodeSupportedVersions,
   type JsonObject,
+  misfit,
   type OldCniResult,
 } from './protocol.ts';
 import { readResult, writeResult } from './result-conversion.ts';
@@ -278,7 +279,7 @@ function decoded(answer: unknown, plugin: JsonObject, attachment: Attachment): C
   } catch (error) {
     throw new RuntimeError(
       'INTERNAL',
-      `CNI plugin ${typeOf(plugin)} of network ${network.name} gave no valid result for ${containerId}`,
+      `CNI plugin ${typeOf(plugin)} of network ${network.name} gave no valid result for ${containerId}: ${misfit(error)}`,
       { cause: error },
     );
   }

@@ -183,6 +183,10 @@ export function failureIn(value: unknown): PluginFailure | undefined {
 export const CODE_UNKNOWN_CONTAINER = 3;
 /** Code 11: nothing is wrong, the plugin wants to be asked again later. */
 export const CODE_TRY_AGAIN = 11;
+/** Code 50 of STATUS: no container can be added. */
+export const CODE_UNAVAILABLE = 50;
+/** Code 51 of STATUS: nor may those that are attached be reached. */
+export const CODE_LIMITED = 51;
 
 const CODES_OF_PLUGINS: ReadonlyMap<number, Code> = new Map<number, Code>([
   [1, 'FAILED_PRECONDITION'],
@@ -193,8 +197,8 @@ const CODES_OF_PLUGINS: ReadonlyMap<number, Code> = new Map<number, Code>([
   [6, 'INTERNAL'],
   [7, 'INVALID_ARGUMENT'],
   [CODE_TRY_AGAIN, 'UNAVAILABLE'],
-  [50, 'UNAVAILABLE'],
-  [51, 'UNAVAILABLE'],
+  [CODE_UNAVAILABLE, 'UNAVAILABLE'],
+  [CODE_LIMITED, 'UNAVAILABLE'],
 ]);
 
 /** The canonical code of a plugin's error code: UNKNOWN for those of the plugin's own (100 and more). */
@@ -229,6 +233,13 @@ export class CniError extends RuntimeError {
     this.cniCode = failure.code;
     this.details = failure.details;
   }
+}
+
+/** What is wrong with an answer that did not decode, in one line. */
+export function misfit(error: unknown): string {
+  const [issue] = error instanceof z.ZodError ? error.issues : [];
+  if (issue !== undefined) return printable(`${issue.path.map(String).join('.') || 'answer'}: ${issue.message}`);
+  return error instanceof Error ? printable(error.message) : 'not understood';
 }
 
 /** Foreign text fit for a message: one line, no control characters, cut short. */

@@ -10,7 +10,7 @@
  * plugins ignore fields they do not know.
  */
 import { isIP } from 'node:net';
-import { generationOf } from './cni-version.ts';
+import { generationOf, isKnownVersion } from './cni-version.ts';
 import {
   type CniIp,
   type CniResult,
@@ -18,15 +18,18 @@ import {
   decodeOldResult,
   decodeResult,
   type OldCniResult,
+  printable,
 } from './protocol.ts';
 
 /**
  * Decodes an answer to ADD into the form Berth works with (0.3.0 and later). A missing `cniVersion` is taken from the
  * configuration.
- * @throws when the value is no result
+ * @throws when the value is no result, or one of an unknown version
  */
 export function readResult(value: unknown, configVersion: string): CniResult {
   const version = versionIn(value) ?? configVersion;
+  // What a version to come means by its fields, and so what DEL must be told later, nobody knows.
+  if (!isKnownVersion(version)) throw new TypeError(`cniVersion ${JSON.stringify(printable(version))} is unknown`);
   if (generationOf(version) !== 'old') return { ...decodeResult(value), cniVersion: version };
   return { ...fromOld(decodeOldResult(value)), cniVersion: version };
 }

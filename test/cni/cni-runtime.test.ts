@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Attachment } from '../../src/cni/attachment.ts';
 import { CniRuntime } from '../../src/cni/cni-runtime.ts';
 import type { ResolvedNetwork } from '../../src/cni/network.ts';
+import { statusOf } from '../../src/cni/network-status.ts';
 import { PluginPath } from '../../src/cni/plugin-path.ts';
 import { CniError } from '../../src/cni/protocol.ts';
 import { RuntimeError } from '../../src/errors.ts';
@@ -23,6 +24,7 @@ function network(change: Partial<ResolvedNetwork> = {}): ResolvedNetwork {
     cniVersion: '1.0.0',
     disableCheck: false,
     disableGC: false,
+    owned: false,
     plugins: [
       { type: 'first', keep: { any: 'thing' }, 'cni.dev/x': 1, ipam: { type: 'addresses' } },
       { type: 'second', capabilities: { portMappings: true, mac: false } },
@@ -137,10 +139,51 @@ describe('CniRuntime.add', () => {
 
   test('refuses a result that is none', async (t) => {
     const { plugins, cni } = await setUp(t);
-    for (const answer of ['', '{', '"text"', '[]', 'null', '{"ips":[{"address":"10.0.0.1"}]}', '{"ips":7}']) {
+    const twice = '{"cniVersion":"1.0.0"}{"cniVersion":"1.0.0"}';
+    const unknown = ['{"cniVersion":"9.9.9"}', '{"cniVersion":"x"}', '{"cniVersion":1}'];
+    const bad = ['', '{', '"text"', '[]', 'null', '{"ips":[{"address":"10.0.0.1"}]}', '{"ips":7}', twice, ...unknown];
+    for (const answer of bad) {
       plugins.does('first', 'ADD', `printf '%s' '${answer}'`);
       await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'INTERNAL', message: /first/ }, answer);
     }
+  });
+
+  test('says what is wrong with a result', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const reasons = {
+      '{"ips":[{"address":"10.0.0.1"}]}': /ips\.0\.address: /,
+      '{"cniVersion":"9.9"}': /"9\.9" is unknown/,
+    };
+    for (const [answer, message] of Object.entries(reasons)) {
+      plugins.does('first', 'ADD', `printf '%s' '${answer}'`);
+      await assert.rejects(cni.add(attachment(), ignore, soon()), { message });
+    }
+  });
+
+  test('takes a result with 10,000 routes, and hands all of them on', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const routes = Array.from({ length: 10_000 }, (_, index) => ({
+      dst: `10.${index >> 8}.${index & 255}.0/24`,
+      gw: '10.87.10.1',
+    }));
+    plugins.answers('first', 'ADD', { ...RESULT, routes });
+    plugins.does('third', 'ADD', 'cat "$run/stdin" | sed \'s/.*"prevResult"://; s/}$//\'');
+    plugins.does('second', 'ADD', 'cat "$run/stdin" | sed \'s/.*"prevResult"://; s/}$//\'');
+    const result = await cni.add(attachment(), ignore, soon());
+    assert.deepEqual(result.routes, routes);
+    await cni.del(attachment(), result, soon());
+    assert.deepEqual(JSON.parse(plugins.runs().at(-1)?.stdin ?? '').prevResult.routes, routes);
+  });
+
+  test('keeps names of interfaces in a result as data, whatever they are', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const interfaces = [{ name: '../../etc/passwd', sandbox: '/run/netns/box' }, { name: 'a/b\n' }];
+    plugins.answers('third', 'ADD', { ...RESULT, interfaces });
+    const result = await cni.add(attachment(), ignore, soon());
+    assert.deepEqual(result.interfaces, interfaces);
+    const entry = { ...attachment(), state: 'added', result } as const;
+    const [status] = statusOf({ mode: 'networks', bootId: '', netnsPath: '/run/netns/box', attachments: [entry] });
+    assert.deepEqual([status?.interfaceName, status?.addresses], ['eth0', []], 'none of them is the one asked for');
   });
 
   test('reports a script without an interpreter', async (t) => {
@@ -297,6 +340,25 @@ describe('a plugin that does not end', () => {
     await cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), ignore, soon());
     assert.ok(performance.now() - startedMs < 5000);
     process.kill(Number(readFileSync(`${plugins.base}/runs/001/child`, 'utf8')), 'SIGKILL');
+  });
+
+  test('may leave a daemon behind, which goes on', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    plugins.does('first', 'ADD', `setsid sleep 20 & echo $! >"$run/child"; printf '{"cniVersion":"1.0.0"}'`);
+    await cni.add(attachment({ network: network({ plugins: [{ type: 'first' }] }) }), ignore, soon());
+    const child = Number(readFileSync(`${plugins.base}/runs/001/child`, 'utf8'));
+    assert.notEqual(identify(child), undefined);
+    process.kill(child, 'SIGKILL');
+  });
+
+  test('may say much on stderr without being kept for it', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    plugins.does('first', 'ADD', 'head -c 9000000 /dev/zero | tr "\\0" x >&2; echo oops >&2; exit 1');
+    await assert.rejects(cni.add(attachment(), ignore, soon()), (error) => {
+      assert.ok(error instanceof CniError);
+      assert.ok(error.message.length < 2000 && error.details.length <= 4 * 1024 * 1024, `${error.details.length}`);
+      return true;
+    });
   });
 
   test('is run as soon as nobody writes its file any more', async (t) => {

@@ -102,7 +102,14 @@ describe('results', () => {
 });
 
 function recordWith(result: CniResult): NetworkRecord {
-  const network = { name: 'net', cniVersion: '1.0.0', disableCheck: false, disableGC: false, owned: false, plugins: [{ type: 'x' }] };
+  const network = {
+    name: 'net',
+    cniVersion: '1.0.0',
+    disableCheck: false,
+    disableGC: false,
+    owned: false,
+    plugins: [{ type: 'x' }],
+  };
   const entry = { network, interfaceName: 'eth0', args: [], capabilityArgs: {}, state: 'added', result } as const;
   return { mode: 'networks', bootId: 'b', netnsPath: '/ns', attachments: [entry] };
 }
