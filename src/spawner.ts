@@ -57,11 +57,14 @@ export class Spawner {
     const abort = (): void => this.#send({ kind: 'abort', id });
     signal.addEventListener('abort', abort, { once: true });
     this.#send({ kind: 'run', id, program });
+    // A program under way keeps this process from ending, as a child would; an idle spawner does not.
+    this.#process?.channel?.ref();
     try {
       return await promise;
     } finally {
       signal.removeEventListener('abort', abort);
       this.#waiting.delete(id);
+      if (this.#waiting.size === 0) this.#process?.channel?.unref();
     }
   }
 
@@ -90,7 +93,6 @@ export class Spawner {
     child.on('message', (answer: SpawnerAnswer) => this.#waiting.get(answer.id)?.(answer.end));
     child.once('error', (error) => this.#lost(child, error));
     child.once('exit', (exitCode, signalName) => this.#lost(child, { exitCode, signalName }));
-    // Neither the process nor its channel keeps the daemon from ending.
     child.unref();
     child.channel?.unref();
     this.#log.debug({ pid: child.pid }, 'spawner started');
