@@ -21,6 +21,12 @@ export interface Config {
   readonly socketPath: string;
   readonly cniConfDirs: readonly string[];
   readonly cniBinDirs: readonly string[];
+  /** Where results are written for other programs, in libcni's format; nowhere when absent. */
+  readonly cniCacheDir?: string;
+  /** Milliseconds a CNI command may take over a whole chain, where it is not the usual time. */
+  readonly cniTimeoutsMs: Readonly<Partial<Record<(typeof CNI_COMMANDS)[number], number>>>;
+  /** Chains of CNI plugins that run side by side on one network, at most; 0: any number. */
+  readonly cniConcurrency: number;
   readonly csiPluginDir: string;
   readonly csiConfDir: string;
   /** Start and supervise the embedded driver local.csi.berth. */
@@ -32,11 +38,23 @@ export interface Config {
   readonly logLevel: (typeof LOG_LEVELS)[number];
 }
 
+const CNI_COMMANDS = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS', 'VERSION'] as const;
+const MAX_TIMEOUT_SECONDS = 3600;
+
 /** CNI configurations also lie directly in /etc/cni on some machines. */
 const DEFAULT_CNI_CONF_DIRS = ['/etc/cni/net.d', '/etc/cni'] as const;
 const DEFAULT_CNI_BIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'] as const;
 const DEFAULT_CONFIG_FILE = '/etc/berth/berthd.toml';
 const MAX_SOCKET_PATH_BYTES = 107;
+
+/** A number in a file, digits on the command line. */
+const count: z.ZodType<number> = z.union([
+  z.int().min(0),
+  z
+    .string()
+    .regex(/^\d{1,6}$/, 'expected a whole number')
+    .transform(Number),
+]);
 
 const settingsSchema = z.strictObject({
   root: z.string(),
@@ -44,6 +62,9 @@ const settingsSchema = z.strictObject({
   listen: z.string(),
   'cni-conf-dir': z.array(z.string()).min(1),
   'cni-bin-dir': z.array(z.string()).min(1),
+  'cni-cache-dir': z.string().optional(),
+  'cni-timeout': z.array(z.string()),
+  'cni-concurrency': count,
   'csi-plugin-dir': z.string(),
   'csi-conf-dir': z.string(),
   'csi-local-driver': z.boolean(),
@@ -86,6 +107,13 @@ function berthdCommand(version: string): Command {
       collect,
     )
     .option('--cni-bin-dir <dir>', `CNI plugins, repeatable (default: ${DEFAULT_CNI_BIN_DIRS.join(', ')})`, collect)
+    .option('--cni-cache-dir <dir>', "write results for other programs too, in libcni's format (default: nowhere)")
+    .option(
+      '--cni-timeout <command=seconds>',
+      'longest run of a CNI command, repeatable: ADD=60, DEL=30, CHECK, GC, STATUS, VERSION',
+      collect,
+    )
+    .option('--cni-concurrency <n>', 'CNI chains side by side on one network (default: 0, any number)')
     .option('--csi-plugin-dir <dir>', 'CSI plugins register by a socket in here (default: RUN/csi)')
     .option('--csi-conf-dir <dir>', 'CSI plugins registered by a file (default: /etc/berth/csi.d)')
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
@@ -132,6 +160,8 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     listen: `unix://${run}/berthd.sock`,
     'cni-conf-dir': [...DEFAULT_CNI_CONF_DIRS],
     'cni-bin-dir': [...DEFAULT_CNI_BIN_DIRS],
+    'cni-timeout': [],
+    'cni-concurrency': 0,
     'csi-plugin-dir': `${run}/csi`,
     'csi-conf-dir': '/etc/berth/csi.d',
     'csi-local-driver': true,
@@ -152,6 +182,11 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     socketPath: socketPath(settings.listen),
     cniConfDirs: settings['cni-conf-dir'].map((dir) => directory('cni-conf-dir', dir)),
     cniBinDirs: settings['cni-bin-dir'].map((dir) => directory('cni-bin-dir', dir)),
+    ...(settings['cni-cache-dir'] === undefined
+      ? {}
+      : { cniCacheDir: directory('cni-cache-dir', settings['cni-cache-dir']) }),
+    cniTimeoutsMs: Object.fromEntries(settings['cni-timeout'].map(cniTimeout)),
+    cniConcurrency: settings['cni-concurrency'],
     csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
     csiLocalDriver: settings['csi-local-driver'],
@@ -159,6 +194,19 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],
   };
+}
+
+/** "ADD=90" */
+function cniTimeout(text: string): [command: string, timeoutMs: number] {
+  const [command = '', seconds = '', ...rest] = text.split('=');
+  const known = CNI_COMMANDS.some((name) => name === command);
+  if (!known || rest.length > 0 || !/^\d{1,4}$/.test(seconds)) {
+    throw invalid('cni-timeout', `${JSON.stringify(text)} must be COMMAND=SECONDS, one of ${CNI_COMMANDS.join(', ')}`);
+  }
+  if (Number(seconds) < 1 || Number(seconds) > MAX_TIMEOUT_SECONDS) {
+    throw invalid('cni-timeout', `${JSON.stringify(text)} is outside 1 to ${MAX_TIMEOUT_SECONDS} seconds`);
+  }
+  return [command, Number(seconds) * 1000];
 }
 
 /** An absolute directory in normal form. ":" separates directories in CNI_PATH and layers in overlay options, "," mount options. */

@@ -16,10 +16,14 @@ import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
 import { CniRuntime } from './cni/cni-runtime.ts';
 import { pluginExecutor } from './cni/exec.ts';
+import { LiveNetworks } from './cni/live-networks.ts';
 import { networkChecks } from './cni/network-checks.ts';
+import { NetworkCollector } from './cni/network-collector.ts';
+import { conditionOf } from './cni/network-condition.ts';
 import { NetworkConfigs } from './cni/network-config.ts';
+import { NetworkGate } from './cni/network-gate.ts';
 import { NetworkIsolator } from './cni/network-isolator.ts';
-import { decodeNetworkRecord } from './cni/network-record.ts';
+import { decodeNetworkRecord, type NetworkRecord } from './cni/network-record.ts';
 import { PluginPath } from './cni/plugin-path.ts';
 import { PluginVersions } from './cni/plugin-versions.ts';
 import type { Config } from './config.ts';
@@ -52,7 +56,7 @@ import { OciLauncher } from './runtime/launcher/oci-launcher.ts';
 import { findProgram, type OciRuntime, selectRuntime } from './runtime/launcher/oci-runtime.ts';
 import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
 import { Spawner } from './spawner.ts';
-import { Database } from './store.ts';
+import { Database, type Store } from './store.ts';
 
 /** Where conmon is when it is not in the PATH: doctor names what is missing. */
 const CONMON_FALLBACK = '/usr/bin/conmon';
@@ -136,6 +140,14 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       Networks: new NetworksService({
         configs: network.configs,
         attachments: (name) => network.isolator.attachments(name),
+        condition: (summary, joint) => conditionOf(summary, network, joint),
+        live: new LiveNetworks({ cni: network.cni, store: network.store, lanes: containerizer }),
+        collector: new NetworkCollector({
+          ...network,
+          stale: () => network.isolator.pending(),
+          lanes: containerizer,
+          log,
+        }),
       }),
       Volumes: new VolumesService(volume.manager),
       Plugins: new PluginsService(volume.registry),
@@ -180,17 +192,21 @@ async function chooseRuntime(config: Config, log: Logger, signal: AbortSignal): 
 interface NetworkParts {
   readonly plugins: PluginPath;
   readonly configs: NetworkConfigs;
+  readonly cni: CniRuntime;
+  readonly store: Store<NetworkRecord>;
   readonly isolator: NetworkIsolator;
 }
 
 function networkParts(config: Config, database: Database, run: RunProgram, log: Logger): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
-  const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), log });
+  const gate = new NetworkGate(config.cniConcurrency === 0 ? undefined : config.cniConcurrency);
+  const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), deadlinesMs: config.cniTimeoutsMs, gate, log });
   const versions = new PluginVersions({ plugins, ask: (type, signal) => cni.version(type, signal), log });
   const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, versions, log });
   const store = database.store('network', decodeNetworkRecord);
-  return { plugins, configs, isolator: new NetworkIsolator({ cni, configs, store, runDir: config.run, run, log }) };
+  const isolator = new NetworkIsolator({ cni, configs, store, runDir: config.run, run, log });
+  return { plugins, configs, cni, store, isolator };
 }
 
 interface VolumeParts {

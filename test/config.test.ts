@@ -35,6 +35,8 @@ describe('readConfig', () => {
       socketPath: '/run/berth/berthd.sock',
       cniConfDirs: ['/etc/cni/net.d', '/etc/cni'],
       cniBinDirs: ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'],
+      cniTimeoutsMs: {},
+      cniConcurrency: 0,
       csiPluginDir: '/run/berth/csi',
       csiConfDir: '/etc/berth/csi.d',
       csiLocalDriver: true,
@@ -54,6 +56,20 @@ describe('readConfig', () => {
     assert.equal(config.run, '/late');
     assert.equal(config.runtime, 'crun');
     assert.equal(config.logLevel, 'debug');
+  });
+
+  test('takes limits of CNI commands and refuses what is none', async (t) => {
+    const file = await fileWith(t, 'cni-timeout = ["ADD=90"]\ncni-concurrency = 4\n');
+    const config = readConfig(['--config', file, '--cni-timeout', 'DEL=5', '--cni-timeout', 'GC=7'], '1.0.0');
+    assert.deepEqual(config.cniTimeoutsMs, { DEL: 5000, GC: 7000 });
+    assert.equal(config.cniConcurrency, 4);
+    assert.deepEqual(readConfig(['--config', file], '1.0.0').cniTimeoutsMs, { ADD: 90_000 });
+    for (const bad of ['ADD', 'ADD=', 'ADD=0', 'ADD=9999', 'add=5', 'RUN=5', 'ADD=5=6', 'ADD=-1', '__proto__=5']) {
+      assert.match(refused(['--config', file, '--cni-timeout', bad]).message, /^cni-timeout/);
+    }
+    for (const bad of ['x', '-1', '1.5', '']) {
+      assert.match(refused(['--config', file, `--cni-concurrency=${bad}`]).message, /^cni-concurrency/);
+    }
   });
 
   test('puts the socket and the plugin directory below the run directory', async (t) => {

@@ -1,26 +1,32 @@
-/** The Networks service: the network configurations of this host, and who is attached to each. */
-import type { NetworkConfigs, NetworkState, NetworkSummary } from '../cni/network-config.ts';
+/** The Networks service: the network configurations of this host, who is attached to each, and what is done to them. */
+
+import type { LiveNetworks } from '../cni/live-networks.ts';
+import type { NetworkCollector } from '../cni/network-collector.ts';
+import type { ConditionReport } from '../cni/network-condition.ts';
+import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import type { CheckNetworksRequest__Output } from './generated/berth/v1/CheckNetworksRequest.ts';
+import type { CheckNetworksResponse } from './generated/berth/v1/CheckNetworksResponse.ts';
+import type { CollectGarbageResponse } from './generated/berth/v1/CollectGarbageResponse.ts';
 import type { InspectNetworkResponse } from './generated/berth/v1/InspectNetworkResponse.ts';
+import type { ListNetworksRequest__Output } from './generated/berth/v1/ListNetworksRequest.ts';
 import type { ListNetworksResponse } from './generated/berth/v1/ListNetworksResponse.ts';
-import type { Network } from './generated/berth/v1/Network.ts';
 import type { NetworkRequest__Output } from './generated/berth/v1/NetworkRequest.ts';
+import type { NetworkSelection__Output } from './generated/berth/v1/NetworkSelection.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
+import { checkMessage, collectedMessage, containerAttachmentMessage, networkMessage } from './network-message.ts';
 import { checkRef } from './object-ref.ts';
-import type { ServiceMethods } from './protocol.ts';
+import type { Call, ServiceMethods } from './protocol.ts';
 
 export interface NetworksServiceOptions {
   readonly configs: Pick<NetworkConfigs, 'list' | 'inspect'>;
   /** Who is attached to the network of this name. */
   readonly attachments: (network: string) => readonly NetworkAttachment[];
+  /** What its plugins say of a network. */
+  readonly condition: (network: NetworkSummary, signal: AbortSignal) => Promise<ConditionReport>;
+  readonly live: Pick<LiveNetworks, 'check'>;
+  readonly collector: Pick<NetworkCollector, 'collect'>;
 }
-
-const STATES = {
-  ready: 'NETWORK_STATE_READY',
-  'missing-plugin': 'NETWORK_STATE_MISSING_PLUGIN',
-  invalid: 'NETWORK_STATE_INVALID',
-  shadowed: 'NETWORK_STATE_SHADOWED',
-} as const satisfies Record<NetworkState, string>;
 
 export class NetworksService implements ServiceMethods<NetworksDefinition> {
   readonly #options: NetworksServiceOptions;
@@ -29,26 +35,35 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
     this.#options = options;
   }
 
-  async list(): Promise<ListNetworksResponse> {
-    return { networks: this.#options.configs.list().map(networkMessage) };
+  async list(_: ListNetworksRequest__Output, { signal }: Call): Promise<ListNetworksResponse> {
+    const { configs, condition } = this.#options;
+    const networks = configs.list().map(async (summary) => networkMessage(summary, await condition(summary, signal)));
+    return { networks: await Promise.all(networks) };
   }
 
-  async inspect({ name }: NetworkRequest__Output): Promise<InspectNetworkResponse> {
-    const { summary, config } = this.#options.configs.inspect(checkRef('name', name));
-    const attachments = this.#options.attachments(name).map(({ containerId, state: _, ...attachment }) => ({
-      containerId,
-      attachment: {
-        ...attachment,
-        network: name,
-        addresses: [...attachment.addresses],
-        gateways: [...attachment.gateways],
-      },
-    }));
-    return { network: networkMessage(summary), configJson: JSON.stringify(config), attachments };
+  async inspect({ name }: NetworkRequest__Output, { signal }: Call): Promise<InspectNetworkResponse> {
+    const { configs, condition, attachments } = this.#options;
+    const { summary, config } = configs.inspect(checkRef('name', name));
+    return {
+      network: networkMessage(summary, await condition(summary, signal)),
+      configJson: JSON.stringify(config),
+      attachments: attachments(name).map((held) => containerAttachmentMessage(name, held)),
+    };
+  }
+
+  async check(request: CheckNetworksRequest__Output, { signal }: Call): Promise<CheckNetworksResponse> {
+    const container = checkRef('container', request.container);
+    const checks = await this.#options.live.check(container, optionalRef('network', request.network), signal);
+    return { checks: checks.map(checkMessage) };
+  }
+
+  async collectGarbage({ name }: NetworkSelection__Output, { signal }: Call): Promise<CollectGarbageResponse> {
+    const networks = await this.#options.collector.collect(optionalRef('name', name), signal);
+    return { networks: networks.map(collectedMessage) };
   }
 }
 
-function networkMessage(summary: NetworkSummary): Network {
-  const { name, reason, isDefault, plugins, cniVersion, file } = summary;
-  return { name, state: STATES[summary.state], reason, isDefault, plugins: [...plugins], cniVersion, file };
+/** A name that may be left out. */
+function optionalRef(field: string, ref: string): string | undefined {
+  return ref === '' ? undefined : checkRef(field, ref);
 }

@@ -1,7 +1,8 @@
-/** `network ls | inspect`. */
+/** `network ls | inspect`; network-verbs.ts has the verbs that do something. */
 import type { Command } from 'commander';
 import type { Network__Output } from '../api/generated/berth/v1/Network.ts';
 import { attachmentObject } from './container-view.ts';
+import { addLiveNetworkVerbs } from './network-verbs.ts';
 import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
 
@@ -9,7 +10,7 @@ import type { Column } from './table.ts';
 export function addNetworkVerbs(program: Command, session: Session): void {
   const group = program
     .command('network')
-    .summary('networks: ls, inspect')
+    .summary('networks: ls, inspect, check, gc')
     .description('Networks of this host: the CNI configurations of the directories berthd was given.');
   group
     .command('ls')
@@ -35,29 +36,39 @@ export function addNetworkVerbs(program: Command, session: Session): void {
         answers.map(({ network, configJson, attachments }) => ({
           ...(network === null ? {} : networkObject(network)),
           config: JSON.parse(configJson),
-          containers: attachments.map(({ containerId, attachment }) => ({
+          containers: attachments.map(({ containerId, state, attachment }) => ({
             container: containerId,
+            state,
             ...(attachment === null ? {} : attachmentObject(attachment)),
           })),
         })),
       );
     });
+  addLiveNetworkVerbs(group, session);
 }
 
 const COLUMNS: readonly Column<Network__Output>[] = [
   { heading: 'NAME', cell: ({ name }) => (name === '' ? '-' : name) },
   { heading: 'STATE', cell: (network) => stateName(network) },
+  { heading: 'STATUS', cell: (network) => conditionName(network) ?? '' },
   { heading: 'DEFAULT', cell: ({ isDefault }) => (isDefault ? 'yes' : '') },
   { heading: 'PLUGINS', cell: ({ plugins }) => plugins.join(' > ') },
   { heading: 'FILE', cell: ({ file }) => file },
-  { heading: 'REASON', cell: ({ reason }) => reason },
+  { heading: 'REASON', cell: ({ reason, conditionReason }) => reason || conditionReason },
 ];
 
 function stateName({ state }: Network__Output): string {
   return String(state).replace('NETWORK_STATE_', '').toLowerCase().replaceAll('_', '-');
 }
 
+/** What the plugins say; undefined when they were not asked. */
+function conditionName({ condition }: Network__Output): string | undefined {
+  const name = String(condition).replace('NETWORK_CONDITION_', '').toLowerCase();
+  return name === 'unspecified' ? undefined : name;
+}
+
 function networkObject(network: Network__Output): Record<string, unknown> {
-  const { name, reason, isDefault, plugins, cniVersion, file } = network;
-  return { name, state: stateName(network), reason, default: isDefault, plugins, cniVersion, file };
+  const { name, reason, isDefault, plugins, cniVersion, file, conditionReason, owned } = network;
+  const status = { status: conditionName(network) ?? null, statusReason: conditionReason };
+  return { name, state: stateName(network), reason, default: isDefault, plugins, cniVersion, file, ...status, owned };
 }

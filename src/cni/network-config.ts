@@ -39,6 +39,8 @@ export interface NetworkSummary {
   /** Why it is not ready; empty when it is. */
   readonly reason: string;
   readonly isDefault: boolean;
+  /** It is Berth's own: see {@link ResolvedNetwork}. */
+  readonly owned: boolean;
 }
 
 /** Options of {@link NetworkConfigs}. */
@@ -257,5 +259,6 @@ function summary(entry: Entry, isDefault: boolean): NetworkSummary {
     state: entry.state,
     reason: entry.reason,
     isDefault,
+    owned: entry.network?.owned === true,
   };
 }

@@ -15,6 +15,11 @@ export interface ResolvedNetwork {
   readonly disableCheck: boolean;
   /** GC is never run: another runtime uses the same configuration. */
   readonly disableGC: boolean;
+  /**
+   * Nobody but this daemon uses the network ("io.berth/owned" of the list): what is found there without an owner may be
+   * removed.
+   */
+  readonly owned: boolean;
   /** In order of ADD, those of the plugin folder included; never empty. */
   readonly plugins: readonly JsonObject[];
 }
@@ -25,6 +30,7 @@ export const resolvedNetworkSchema: z.ZodType<ResolvedNetwork> = z.object({
   cniVersion: z.string().refine(isKnownVersion),
   disableCheck: z.boolean(),
   disableGC: z.boolean(),
+  owned: z.boolean().default(false),
   plugins: z.array(jsonObject).min(1),
 });
 

@@ -70,8 +70,16 @@ export class FakeBackends {
       state: 'ready',
       reason: '',
       isDefault: true,
+      owned: false,
     } as const;
-    const config = { name: network, cniVersion: '1.0.0', disableCheck: false, disableGC: false, plugins: [] };
+    const config = {
+      name: network,
+      cniVersion: '1.0.0',
+      disableCheck: false,
+      disableGC: false,
+      owned: false,
+      plugins: [],
+    };
     return {
       System: new SystemService({
         version: '9.8.7',
@@ -105,6 +113,9 @@ export class FakeBackends {
         attachments: () => [
           { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'], gateways: [] },
         ],
+        condition: async () => ({ condition: 'unavailable', reason: 'no addresses left' }),
+        live: { check: async () => [{ network, interfaceName: 'eth0', outcome: 'passed', reason: '' }] },
+        collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
       }),
       Volumes: new VolumesService({
         create: (request) => this.createVolume(request),
