@@ -26,6 +26,7 @@ import { NetworkIsolator } from './cni/network-isolator.ts';
 import { decodeNetworkRecord, type NetworkRecord } from './cni/network-record.ts';
 import { PluginPath } from './cni/plugin-path.ts';
 import { PluginVersions } from './cni/plugin-versions.ts';
+import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
 import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
 import { pluginChecks } from './csi/plugin-checks.ts';
@@ -205,7 +206,8 @@ function networkParts(config: Config, database: Database, run: RunProgram, log: 
   const versions = new PluginVersions({ plugins, ask: (type, signal) => cni.version(type, signal), log });
   const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, versions, log });
   const store = database.store('network', decodeNetworkRecord);
-  const isolator = new NetworkIsolator({ cni, configs, store, runDir: config.run, run, log });
+  const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
+  const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
   return { plugins, configs, cni, store, isolator };
 }
 
@@ -262,6 +264,7 @@ function factsOf(config: Config, runtime: OciRuntime | Error, version: string): 
     ['cgroupParent', config.cgroupParent],
     ['cniConfDirs', config.cniConfDirs.join(', ')],
     ['cniBinDirs', config.cniBinDirs.join(', ')],
+    ['cniCacheDir', config.cniCacheDir ?? 'none'],
     ['csiPluginDir', config.csiPluginDir],
     ['csiConfDir', config.csiConfDir],
     ['csiLocalDriver', config.csiLocalDriver ? LOCAL_DRIVER_NAME : 'off'],

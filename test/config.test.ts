@@ -46,6 +46,15 @@ describe('readConfig', () => {
     });
   });
 
+  test('writes no cache for others unless told where', async (t) => {
+    const file = await fileWith(t, '');
+    assert.equal(
+      readConfig(['--config', file, '--cni-cache-dir', '/var/lib/cni/'], '1.0.0').cniCacheDir,
+      '/var/lib/cni',
+    );
+    assert.match(refused(['--config', file, '--cni-cache-dir', 'cni']).message, /^cni-cache-dir: /);
+  });
+
   test('takes flags over drop-in files over the file', async (t) => {
     const file = await fileWith(t, 'root = "/a"\nrun = "/b"\nruntime = "runc"\nlog-level = "warn"\n', {
       '20-late.toml': 'run = "/late"\n',

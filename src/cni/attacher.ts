@@ -14,6 +14,7 @@ import type { NetworkNamespaces } from './netns.ts';
 import { attachmentOf, type NetworkRecord, type RecordedAttachment, withAttachment } from './network-record.ts';
 import { statusOf } from './network-status.ts';
 import { CniError, type CniResult, CODE_TRY_AGAIN } from './protocol.ts';
+import type { ResultCache } from './result-cache.ts';
 
 /** Pauses before ADD is tried again when a plugin asks for it (code 11). */
 const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
@@ -22,6 +23,8 @@ export interface AttacherOptions {
   readonly cni: CniRuntime;
   readonly store: Store<NetworkRecord>;
   readonly namespaces: NetworkNamespaces;
+  /** Where results are written for others. */
+  readonly cache?: ResultCache | undefined;
   readonly log: Logger;
 }
 
@@ -30,6 +33,7 @@ export class Attacher {
   readonly #cni: CniRuntime;
   readonly #store: Store<NetworkRecord>;
   readonly #namespaces: NetworkNamespaces;
+  readonly #cache: ResultCache | undefined;
   readonly #bootId: string = readBootId();
   readonly #log: Logger;
 
@@ -37,6 +41,7 @@ export class Attacher {
     this.#cni = options.cni;
     this.#store = options.store;
     this.#namespaces = options.namespaces;
+    this.#cache = options.cache;
     this.#log = options.log;
   }
 
@@ -46,6 +51,7 @@ export class Attacher {
     this.#amend(id, entry, { state: 'adding' });
     const result = await this.#add(id, entry, signal);
     this.#amend(id, entry, { state: 'added', result });
+    this.#tellOthers(id, entry, result);
     const { interfaceName } = entry;
     const status = statusOf(this.record(id)).find((known) => known.interfaceName === interfaceName);
     const durationMs = Math.round(performance.now() - startedMs);
@@ -62,6 +68,7 @@ export class Attacher {
       this.#amend(id, entry, { state: 'deleting' });
       const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
       await this.#cni.del(attachmentOf(id, entry, alive ? record.netnsPath : ''), entry.result, signal);
+      this.#cache?.remove({ ...entry, containerId: id });
       const durationMs = Math.round(performance.now() - startedMs);
       const data = { containerId: id, network: entry.network.name, interfaceName: entry.interfaceName };
       this.#log.info({ ...data, durationMs }, 'network detached');
@@ -74,6 +81,15 @@ export class Attacher {
     const record = this.#store.read(id);
     if (record === undefined) throw new RuntimeError('INTERNAL', `container ${id} has no network record`);
     return record;
+  }
+
+  /** The cache is for others: without it the container is as well attached. */
+  #tellOthers(id: ContainerId, entry: RecordedAttachment, result: CniResult): void {
+    try {
+      this.#cache?.write(attachmentOf(id, entry, this.record(id).netnsPath), result);
+    } catch (error) {
+      this.#log.warn({ err: error, containerId: id }, 'result cannot be written to the CNI cache');
+    }
   }
 
   /** ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). */

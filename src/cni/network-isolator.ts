@@ -29,6 +29,7 @@ import type { NetworkConfigs } from './network-config.ts';
 import { type NetworkPlan, planNetworks, refuseTakenPorts } from './network-plan.ts';
 import type { AttachmentState, NetworkRecord } from './network-record.ts';
 import { statusOf } from './network-status.ts';
+import type { ResultCache } from './result-cache.ts';
 
 /** Options of {@link NetworkIsolator}. */
 export interface NetworkIsolatorOptions {
@@ -37,6 +38,8 @@ export interface NetworkIsolatorOptions {
   readonly store: Store<NetworkRecord>;
   /** Run directory of the daemon: namespaces in `netns`, files in `files`. */
   readonly runDir: string;
+  /** Where results are written for other programs. */
+  readonly cache?: ResultCache | undefined;
   readonly log: Logger;
   /** Who starts the programs that make namespaces; this process unless given. */
   readonly run?: RunProgram;
@@ -79,8 +82,8 @@ export class NetworkIsolator implements Isolator {
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
-    const { cni, store } = options;
-    this.#attacher = new Attacher({ cni, store, namespaces: this.#namespaces, log: this.#log });
+    const { cni, store, cache } = options;
+    this.#attacher = new Attacher({ cni, store, cache, namespaces: this.#namespaces, log: this.#log });
   }
 
   validate(container: ContainerRecord): void {
