@@ -16,7 +16,7 @@ import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { cutHalfSentCalls } from './half-sent-calls.ts';
 import { methodHandlers } from './method-handlers.ts';
 import { type ServiceMethods, serviceDefinitions } from './protocol.ts';
-import { listenAt } from './unix-socket.ts';
+import { listenAt } from '../unix-socket.ts';
 
 /** What a caller may cost. */
 const LIMITS = {

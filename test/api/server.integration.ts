@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { pino } from 'pino';
 import { ApiServer } from '../../src/api/server.ts';
-import { listenAt } from '../../src/api/unix-socket.ts';
+import { listenAt } from '../../src/unix-socket.ts';
 import { CallFailure } from '../../src/cli/failure.ts';
 import type { RuntimeError } from '../../src/errors.ts';
 import { STATUS_NUMBERS } from '../../src/status.ts';

@@ -13,6 +13,9 @@ export const MAX_LINES = 350;
 
 const RUNTIME_CONTRACTS = ['src/runtime/container.ts', 'src/runtime/isolator.ts', 'src/runtime/launcher.ts'] as const;
 
+/** What is pure in `cni`: versions, results and resolver settings as they are written. */
+const CNI_TEXTS = ['src/cni/cni-version.ts', 'src/cni/result-conversion.ts', 'src/cni/resolver.ts'] as const;
+
 /** The composition root: what knows every part. */
 const COMPOSITION: readonly string[] = ['src/main.ts', 'src/daemon.ts'];
 
@@ -24,7 +27,7 @@ const MAY_IMPORT: ReadonlyMap<string, readonly string[]> = new Map([
   ['csi', ['kernel', ...RUNTIME_CONTRACTS]],
   ['csi/local', ['kernel', 'src/csi/protocol.ts', 'src/csi/generated/']],
   ['image', ['kernel', ...RUNTIME_CONTRACTS]],
-  ['ipam', ['kernel', 'src/cni/protocol.ts']],
+  ['ipam', ['kernel', 'src/cni/protocol.ts', ...CNI_TEXTS]],
   ['api', ['kernel', 'src/runtime/', 'src/cni/', 'src/csi/', 'src/ipam/', 'src/image/']],
   ['cli', ['src/api/generated/']],
   // Of the embedded driver it knows the command line only.

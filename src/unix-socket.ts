@@ -13,7 +13,7 @@ import { once } from 'node:events';
 import { lstat, mkdir, stat, unlink } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
-import { RuntimeError, systemCode } from '../errors.ts';
+import { RuntimeError, systemCode } from './errors.ts';
 
 const MAX_CONNECTIONS = 4096;
 const PROBE_TIMEOUT_MS = 2000;
