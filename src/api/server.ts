@@ -7,6 +7,7 @@ import type { Socket, Server as SocketServer } from 'node:net';
 import { Server as GrpcServer, ServerCredentials, type ServerOptions } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import { listenAt } from '../unix-socket.ts';
 import type { ContainersDefinition } from './generated/berth/v1/Containers.ts';
 import type { ImagesDefinition } from './generated/berth/v1/Images.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
@@ -16,7 +17,6 @@ import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { cutHalfSentCalls } from './half-sent-calls.ts';
 import { methodHandlers } from './method-handlers.ts';
 import { type ServiceMethods, serviceDefinitions } from './protocol.ts';
-import { listenAt } from '../unix-socket.ts';
 
 /** What a caller may cost. */
 const LIMITS = {
