@@ -40,6 +40,10 @@ import { RuntimeError } from './errors.ts';
 import { decodeImageRecord } from './image/image-record.ts';
 import { ImageStore } from './image/image-store.ts';
 import { RootfsIsolator } from './image/rootfs-isolator.ts';
+import { Ipam } from './ipam/ipam.ts';
+import { installIpamPlugin } from './ipam/ipam-plugin.ts';
+import { IpamServer } from './ipam/ipam-server.ts';
+import { decodeLease } from './ipam/lease-table.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
@@ -87,6 +91,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   const conmonPath = findProgram('conmon') ?? CONMON_FALLBACK;
 
   const images = new ImageStore({ store: database.store('image', decodeImageRecord), rootDir: config.root, log });
+  const ipam = ipamParts(config, database, log);
+  parts.defer(() => ipam.server.stop());
   const network = networkParts(config, database, run, log);
   const volume = volumeParts(config, database, log);
   parts.defer(() => volume.close());
@@ -119,6 +125,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   });
   parts.defer(() => containerizer.close());
 
+  // What recovery gives back goes through it.
+  await ipam.server.start(signal);
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
   await volume.manager.recover(signal);
@@ -190,6 +198,22 @@ async function chooseRuntime(config: Config, log: Logger, signal: AbortSignal): 
   }
 }
 
+/** Where plugins lie that come with Berth. */
+function ownPluginDir({ root }: Config): string {
+  return `${root}/cni-bin`;
+}
+
+function ipamParts(
+  config: Config,
+  database: Database,
+  log: Logger,
+): { readonly ipam: Ipam; readonly server: IpamServer } {
+  const socketPath = `${config.run}/ipam.sock`;
+  installIpamPlugin(ownPluginDir(config), socketPath);
+  const ipam = new Ipam({ store: database.store('lease', decodeLease), log });
+  return { ipam, server: new IpamServer({ socketPath, ipam, log }) };
+}
+
 interface NetworkParts {
   readonly plugins: PluginPath;
   readonly configs: NetworkConfigs;
@@ -199,7 +223,7 @@ interface NetworkParts {
 }
 
 function networkParts(config: Config, database: Database, run: RunProgram, log: Logger): NetworkParts {
-  const plugins = new PluginPath(config.cniBinDirs);
+  const plugins = new PluginPath(config.cniBinDirs, [ownPluginDir(config)]);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
   const gate = new NetworkGate(config.cniConcurrency === 0 ? undefined : config.cniConcurrency);
   const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), deadlinesMs: config.cniTimeoutsMs, gate, log });

@@ -33,7 +33,7 @@ export function networkChecks(configs: NetworkConfigs, plugins: PluginPath): Che
 }
 
 function pluginDirectories(plugins: PluginPath): Check {
-  const dirs = plugins.value.split(delimiter);
+  const dirs = plugins.given;
   const present = dirs.filter(isDirectory);
   if (present.length > 0) return ok('CNI plugins', present.join(', '));
   return bad('fail', 'CNI plugins', `none of ${dirs.join(', ')} exists`, INSTALL_PLUGINS);

@@ -10,10 +10,14 @@ import { CNI_NAME, printable } from './protocol.ts';
 
 /** The plugin directories of a daemon, in order of search. */
 export class PluginPath {
+  /** Those of the host, without the daemon's own. */
+  readonly given: readonly string[];
   readonly #binDirs: readonly string[];
 
-  constructor(binDirs: readonly string[]) {
-    this.#binDirs = binDirs;
+  /** `ownDirs` are searched last: they hold the plugins that come with Berth. */
+  constructor(given: readonly string[], ownDirs: readonly string[] = []) {
+    this.given = given;
+    this.#binDirs = [...given, ...ownDirs];
   }
 
   /** The value of CNI_PATH. */
