@@ -1,5 +1,12 @@
 /** A container, its exit and its usage, from the runtime's words to the wire. */
-import type { ContainerRecord, ContainerSpec, ContainerState, Exit, MountRequest } from '../runtime/container.ts';
+import type {
+  ContainerRecord,
+  ContainerSpec,
+  ContainerState,
+  Exit,
+  MountRequest,
+  Naming,
+} from '../runtime/container.ts';
 import type { ContainerView } from '../runtime/containerizer.ts';
 import type { NetworkStatus, Usage } from '../runtime/isolator.ts';
 import type { Container } from './generated/berth/v1/Container.ts';
@@ -83,6 +90,7 @@ function specMessage(spec: ContainerSpec): SpecMessage {
     capDrop: [...spec.capDrop],
     ...(seccompProfile === undefined ? {} : { seccompProfile }),
     networks: typeof spec.network === 'string' ? [spec.network] : [...spec.network],
+    ...namingMessage(spec.naming),
     ports: spec.ports.map(({ hostPort, containerPort, protocol, hostIp }) => ({
       hostPort,
       containerPort,
@@ -92,6 +100,17 @@ function specMessage(spec: ContainerSpec): SpecMessage {
     mounts: spec.mounts.map(mountMessage),
     devices: spec.devices.map(({ volume, path }) => ({ volume, path })),
     autoRemove: spec.autoRemove,
+  };
+}
+
+function namingMessage(naming: Naming | undefined): Partial<SpecMessage> {
+  if (naming === undefined) return {};
+  return {
+    networkAliases: [...naming.aliases],
+    dnsServers: [...naming.dnsServers],
+    dnsSearch: [...naming.dnsSearch],
+    dnsOptions: [...naming.dnsOptions],
+    extraHosts: naming.extraHosts.map(({ name, address }) => ({ name, address })),
   };
 }
 

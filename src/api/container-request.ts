@@ -3,7 +3,14 @@
  * hold is checked by the runtime (src/runtime/spec-validation.ts).
  */
 import { invalid } from '../errors.ts';
-import type { ContainerSpec, DeviceRequest, MountRequest, PortMapping, Resources } from '../runtime/container.ts';
+import type {
+  ContainerSpec,
+  DeviceRequest,
+  MountRequest,
+  Naming,
+  PortMapping,
+  Resources,
+} from '../runtime/container.ts';
 import { optionalInteger } from './field.ts';
 import type { ContainerSpec__Output } from './generated/berth/v1/ContainerSpec.ts';
 import type { Device__Output } from './generated/berth/v1/Device.ts';
@@ -35,6 +42,7 @@ export function containerSpecOf(spec: ContainerSpec__Output | null, defaultNetwo
     capDrop: spec.capDrop,
     seccompProfile: spec.seccompProfile,
     network: networkOf(spec.networks, spec.ports.length > 0, defaultNetwork),
+    naming: namingOf(spec),
     ports: spec.ports.map(portOf),
     mounts: spec.mounts.map(mountOf),
     devices: spec.devices.map(deviceOf),
@@ -57,6 +65,14 @@ function networkOf(
   if (first !== 'none' && first !== 'host') return [checkRef('network', first)];
   if (hasPorts && first === 'host') throw invalid('publish', "on the host's network every port is published already");
   return first;
+}
+
+/** Undefined when the request says nothing about names. */
+function namingOf(spec: ContainerSpec__Output): Naming | undefined {
+  const { networkAliases: aliases, dnsServers, dnsSearch, dnsOptions } = spec;
+  const extraHosts = spec.extraHosts.map(({ name, address }) => ({ name, address }));
+  const naming = { aliases, dnsServers, dnsSearch, dnsOptions, extraHosts };
+  return Object.values(naming).every((list) => list.length === 0) ? undefined : naming;
 }
 
 function resourcesOf(resources: Resources__Output | null): Resources {

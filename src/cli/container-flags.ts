@@ -6,6 +6,7 @@ import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { ContainerSpec } from '../api/generated/berth/v1/ContainerSpec.ts';
 import type { Device } from '../api/generated/berth/v1/Device.ts';
+import type { ExtraHost } from '../api/generated/berth/v1/ExtraHost.ts';
 import type { Label } from '../api/generated/berth/v1/Label.ts';
 import type { Mount } from '../api/generated/berth/v1/Mount.ts';
 import type { Resources } from '../api/generated/berth/v1/Resources.ts';
@@ -31,6 +32,11 @@ export interface ContainerFlags {
   readonly capDrop?: readonly string[];
   readonly securityOpt?: readonly string[];
   readonly network?: readonly string[];
+  readonly networkAlias?: readonly string[];
+  readonly dns?: readonly string[];
+  readonly dnsSearch?: readonly string[];
+  readonly dnsOption?: readonly string[];
+  readonly addHost?: readonly string[];
   readonly publish?: readonly string[];
   readonly volume?: readonly string[];
   readonly device?: readonly string[];
@@ -62,6 +68,11 @@ export function addContainerFlags(command: Command): Command {
     listOption('--cap-drop <capability>', 'drop a capability, or ALL'),
     listOption('--security-opt <key=value>', 'seccomp=FILE or seccomp=unconfined'),
     listOption('--network <name>', 'network to attach to: eth0, eth1, ... in this order; or none, or host'),
+    listOption('--network-alias <name>', 'further name by which containers of its networks find it'),
+    listOption('--dns <address>', 'name server, instead of those of its networks'),
+    listOption('--dns-search <domain>', 'search domain, instead of those of its networks; "." for none'),
+    listOption('--dns-option <option>', 'option of the resolver, instead of those of its networks: ndots:2'),
+    listOption('--add-host <name:address>', 'line of its hosts file; host-gateway stands for the gateway'),
     listOption('-p, --publish <[ip:]host:container[/proto]>', 'lead a port of the host to one of the container'),
     listOption('-v, --volume <source:path[:ro]>', 'mount a CSI volume by its name, or a host path, at path'),
     listOption('--device <volume:/dev/name>', 'CSI block volume as a device'),
@@ -98,6 +109,11 @@ export function containerSpec(
     capDrop: [...(flags.capDrop ?? [])],
     ...(seccompProfile === undefined ? {} : { seccompProfile }),
     networks: [...(flags.network ?? [])],
+    networkAliases: [...(flags.networkAlias ?? [])],
+    dnsServers: [...(flags.dns ?? [])],
+    dnsSearch: [...(flags.dnsSearch ?? [])],
+    dnsOptions: [...(flags.dnsOption ?? [])],
+    extraHosts: (flags.addHost ?? []).map(parseExtraHost),
     ports: (flags.publish ?? []).map(parsePort),
     mounts: (flags.volume ?? []).map((text) => parseVolume(text, cwd)),
     devices: (flags.device ?? []).map(parseDevice),
@@ -149,6 +165,16 @@ function parseVolume(text: string, cwd: string): Mount {
   const where = { target, readOnly: mode === 'ro' };
   if (source.startsWith('/')) return { hostPath: source, ...where };
   return source.startsWith('.') ? { hostPath: resolve(cwd, source), ...where } : { volume: source, ...where };
+}
+
+/** "NAME:ADDRESS" or "NAME=ADDRESS"; an IPv6 address may stand in brackets. */
+function parseExtraHost(text: string): ExtraHost {
+  const split = text.search(/[:=]/);
+  const address = text.slice(split + 1).replace(/^\[(.*)\]$/, '$1');
+  if (split < 1 || address === '') {
+    throw usage('--add-host', `${JSON.stringify(text)} must be NAME:ADDRESS or NAME:host-gateway`);
+  }
+  return { name: text.slice(0, split), address };
 }
 
 function parseDevice(text: string): Device {

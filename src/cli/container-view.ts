@@ -87,6 +87,11 @@ function specObject(spec: ContainerSpec__Output): Record<string, unknown> {
     capDrop: spec.capDrop,
     seccompProfile: spec.seccompProfile ?? null,
     networks: spec.networks,
+    networkAliases: spec.networkAliases,
+    dnsServers: spec.dnsServers,
+    dnsSearch: spec.dnsSearch,
+    dnsOptions: spec.dnsOptions,
+    extraHosts: spec.extraHosts.map(({ name, address }) => ({ name, address })),
     ports: spec.ports.map(portObject),
     mounts: spec.mounts.map(({ volume, hostPath, target, readOnly }) => ({
       ...(volume === undefined ? { hostPath } : { volume }),

@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
+import { isResolverOption, isSearchDomain, MAX_NAMESERVERS } from '../dns-words.ts';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { type CniDns, printable } from './protocol.ts';
 
@@ -17,11 +18,7 @@ export interface Dns {
 
 /** The host's own file, and the one of systemd-resolved that names real servers where the first has its stub only. */
 const HOST_FILES = ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'] as const;
-/** Programs use no more (MAXNS of resolv.h). */
-const MAX_NAMESERVERS = 3;
 const MAX_WORDS = 32;
-const DOMAIN = /^(?=.{1,254}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?$|^\.$/;
-const OPTION = /^[A-Za-z0-9][A-Za-z0-9_:.-]{0,63}$/;
 
 const NONE: Dns = { nameservers: [], search: [], options: [] };
 
@@ -68,10 +65,8 @@ export function parseResolvConf(text: string): Dns {
   const search = of('search', 'domain').at(-1) ?? [];
   return {
     nameservers: of('nameserver').flatMap(([server = '']) => (isIP(server) === 0 ? [] : [server])),
-    search: search.filter((domain) => DOMAIN.test(domain)),
-    options: of('options')
-      .flat()
-      .filter((option) => OPTION.test(option)),
+    search: search.filter(isSearchDomain),
+    options: of('options').flat().filter(isResolverOption),
   };
 }
 
@@ -79,8 +74,8 @@ function checkedDns(dns: CniDns): Dns {
   const domain = dns.domain == null || dns.domain === '' ? [] : [dns.domain];
   return {
     nameservers: checked('nameserver', dns.nameservers ?? [], (server) => isIP(server) !== 0),
-    search: checked('search domain', [...domain, ...(dns.search ?? [])], (word) => DOMAIN.test(word)),
-    options: checked('option', dns.options ?? [], (option) => OPTION.test(option)),
+    search: checked('search domain', [...domain, ...(dns.search ?? [])], isSearchDomain),
+    options: checked('option', dns.options ?? [], isResolverOption),
   };
 }
 

@@ -45,6 +45,29 @@ export interface DeviceRequest {
   readonly path: string;
 }
 
+/** In place of an address: the gateway of the container's first network that has one. */
+export const HOST_GATEWAY = 'host-gateway';
+
+/** What a container is called by others, and how it finds them. Empty lists say nothing. */
+export interface Naming {
+  /** Further names on all of its networks. */
+  readonly aliases: readonly string[];
+  /** In place of what its networks say. */
+  readonly dnsServers: readonly string[];
+  /** In place of what its networks say; "." alone searches nowhere. */
+  readonly dnsSearch: readonly string[];
+  /** In place of what its networks say: "ndots:2". */
+  readonly dnsOptions: readonly string[];
+  /** Lines of its hosts file. */
+  readonly extraHosts: readonly ExtraHost[];
+}
+
+/** A name and its address, or {@link HOST_GATEWAY}. */
+export interface ExtraHost {
+  readonly name: string;
+  readonly address: string;
+}
+
 /** A validated request for a container. Immutable: it is stored and never changed. */
 export interface ContainerSpec {
   readonly name: string;
@@ -70,6 +93,7 @@ export interface ContainerSpec {
   readonly seccompProfile?: string | undefined;
   /** "none", "host", or the names of networks in order: eth0, eth1, ... */
   readonly network: 'none' | 'host' | readonly string[];
+  readonly naming?: Naming | undefined;
   readonly ports: readonly PortMapping[];
   readonly mounts: readonly MountRequest[];
   readonly devices: readonly DeviceRequest[];
@@ -138,6 +162,15 @@ const instant: z.ZodISODateTime = z.iso.datetime();
 
 const exitSchema = z.object({ code: z.int(), oomKilled: z.boolean(), exitedAt: instant });
 
+/** Decodes a stored {@link Naming}. */
+export const namingSchema: z.ZodType<Naming> = z.object({
+  aliases: z.array(z.string()),
+  dnsServers: z.array(z.string()),
+  dnsSearch: z.array(z.string()),
+  dnsOptions: z.array(z.string()),
+  extraHosts: z.array(z.object({ name: z.string(), address: z.string() })),
+});
+
 const specSchema = z.object({
   name: z.string(),
   image: z.string(),
@@ -158,6 +191,7 @@ const specSchema = z.object({
   capDrop: z.array(z.string()),
   seccompProfile: z.string().optional(),
   network: z.union([z.literal('none'), z.literal('host'), z.array(z.string())]),
+  naming: namingSchema.optional(),
   ports: z.array(
     z.object({
       hostPort: z.int(),

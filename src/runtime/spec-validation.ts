@@ -9,6 +9,7 @@ import { posix } from 'node:path';
 import { parseAccount } from '../account.ts';
 import { invalid } from '../errors.ts';
 import type { ContainerSpec, MountRequest, PortMapping, Resources } from './container.ts';
+import { checkNaming } from './naming-validation.ts';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 const ID = /^[0-9a-f]{32}$/;
@@ -63,6 +64,7 @@ export function validateSpec(spec: ContainerSpec): ContainerSpec {
   checkResources(spec.resources);
   checkNetwork(spec);
   checkPorts(spec.ports);
+  checkNaming(spec);
   checkMounts(spec);
   return {
     ...spec,

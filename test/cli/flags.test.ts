@@ -65,6 +65,22 @@ describe('flags of run and create', () => {
     [['--security-opt', 'seccomp=p.json', 'i'], { seccompProfile: '/home/me/p.json' }],
     [['--network', 'a', '--network', 'b', 'i'], { networks: ['a', 'b'] }],
     [['--network', 'none', 'i'], { networks: ['none'] }],
+    [
+      ['--network-alias', 'db', '--network-alias', 'sql', '--dns', '192.0.2.1', '--dns-search', '.', 'i'],
+      { networkAliases: ['db', 'sql'], dnsServers: ['192.0.2.1'], dnsSearch: ['.'], dnsOptions: [] },
+    ],
+    [
+      ['--dns-option', 'ndots:2', '--add-host', 'a:192.0.2.1', '--add-host', 'b=::1', '--add-host', 'c:[::2]', 'i'],
+      {
+        dnsOptions: ['ndots:2'],
+        extraHosts: [
+          { name: 'a', address: '192.0.2.1' },
+          { name: 'b', address: '::1' },
+          { name: 'c', address: '::2' },
+        ],
+      },
+    ],
+    [['--add-host', 'up:host-gateway', 'i'], { extraHosts: [{ name: 'up', address: 'host-gateway' }] }],
     [['-p', '8080:80', 'i'], { ports: [{ hostPort: 8080, containerPort: 80, protocol: 'PROTOCOL_TCP' }] }],
     [
       ['-v', 'data:/d', '-v', '/srv:/s:ro', '-v', './x:/x', '-v', '../y:/y:rw', 'i'],
@@ -107,6 +123,9 @@ describe('flags of run and create', () => {
     [['--device', '/dev/sda:/dev/x', 'i'], /^--device/],
     [['--device', 'disk', 'i'], /^--device/],
     [['--security-opt', 'apparmor=x', 'i'], /^--security-opt/],
+    [['--add-host', 'x', 'i'], /^--add-host: "x" must be/],
+    [['--add-host', ':192.0.2.1', 'i'], /^--add-host/],
+    [['--add-host', 'x:', 'i'], /^--add-host/],
   ];
   for (const [argv, message] of refused) {
     test(`run ${argv.join(' ')} is refused and the flag named`, () => {
