@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { ContainersService } from './api/containers-service.ts';
 import { ImagesService } from './api/images-service.ts';
+import { IpamService } from './api/ipam-service.ts';
 import { NetworksService } from './api/networks-service.ts';
 import { PluginsService } from './api/plugins-service.ts';
 import { ApiServer } from './api/server.ts';
@@ -150,7 +151,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         configs: network.configs,
         attachments: (name) => network.isolator.attachments(name),
         condition: (summary, joint) => conditionOf(summary, network, joint),
-        live: new LiveNetworks({ cni: network.cni, store: network.store, lanes: containerizer }),
+        live: new LiveNetworks({ ...network, lanes: containerizer, runDir: config.run, run, log }),
         collector: new NetworkCollector({
           ...network,
           stale: () => network.isolator.pending(),
@@ -160,6 +161,11 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       }),
       Volumes: new VolumesService(volume.manager),
       Plugins: new PluginsService(volume.registry),
+      Ipam: new IpamService({
+        ipam: ipam.ipam,
+        configs: network.configs,
+        attachments: (name) => network.isolator.attachments(name),
+      }),
     },
     log,
   });

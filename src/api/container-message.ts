@@ -66,7 +66,8 @@ export function usageMessage(usage: Usage): UsageMessage {
   };
 }
 
-function attachmentMessage(attachment: NetworkStatus): NetworkAttachment {
+/** An attachment as lists and inspect show it. */
+export function attachmentMessage(attachment: NetworkStatus): NetworkAttachment {
   const { network, interfaceName, addresses, gateways, mac } = attachment;
   const message = { network, interfaceName, addresses: [...addresses], gateways: [...gateways] };
   return mac === undefined ? message : { ...message, mac };

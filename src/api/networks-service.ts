@@ -5,12 +5,17 @@ import type { NetworkCollector } from '../cni/network-collector.ts';
 import type { ConditionReport } from '../cni/network-condition.ts';
 import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import { attachmentMessage } from './container-message.ts';
 import type { CheckNetworksRequest__Output } from './generated/berth/v1/CheckNetworksRequest.ts';
 import type { CheckNetworksResponse } from './generated/berth/v1/CheckNetworksResponse.ts';
 import type { CollectGarbageResponse } from './generated/berth/v1/CollectGarbageResponse.ts';
+import type { ConnectNetworkRequest__Output } from './generated/berth/v1/ConnectNetworkRequest.ts';
+import type { DisconnectNetworkRequest__Output } from './generated/berth/v1/DisconnectNetworkRequest.ts';
+import type { DisconnectNetworkResponse } from './generated/berth/v1/DisconnectNetworkResponse.ts';
 import type { InspectNetworkResponse } from './generated/berth/v1/InspectNetworkResponse.ts';
 import type { ListNetworksRequest__Output } from './generated/berth/v1/ListNetworksRequest.ts';
 import type { ListNetworksResponse } from './generated/berth/v1/ListNetworksResponse.ts';
+import type { NetworkAttachment as NetworkAttachmentMessage } from './generated/berth/v1/NetworkAttachment.ts';
 import type { NetworkRequest__Output } from './generated/berth/v1/NetworkRequest.ts';
 import type { NetworkSelection__Output } from './generated/berth/v1/NetworkSelection.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
@@ -24,7 +29,7 @@ export interface NetworksServiceOptions {
   readonly attachments: (network: string) => readonly NetworkAttachment[];
   /** What its plugins say of a network. */
   readonly condition: (network: NetworkSummary, signal: AbortSignal) => Promise<ConditionReport>;
-  readonly live: Pick<LiveNetworks, 'check'>;
+  readonly live: Pick<LiveNetworks, 'check' | 'connect' | 'disconnect'>;
   readonly collector: Pick<NetworkCollector, 'collect'>;
 }
 
@@ -60,6 +65,20 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
   async collectGarbage({ name }: NetworkSelection__Output, { signal }: Call): Promise<CollectGarbageResponse> {
     const networks = await this.#options.collector.collect(optionalRef('name', name), signal);
     return { networks: networks.map(collectedMessage) };
+  }
+
+  async connect(request: ConnectNetworkRequest__Output, { signal }: Call): Promise<NetworkAttachmentMessage> {
+    const network = checkRef('network', request.network);
+    const container = checkRef('container', request.container);
+    const { interfaceName, ips, mac, aliases } = request;
+    const options = { interfaceName: interfaceName === '' ? undefined : interfaceName, ips, mac, aliases };
+    return attachmentMessage(await this.#options.live.connect(container, network, options, signal));
+  }
+
+  async disconnect(request: DisconnectNetworkRequest__Output, { signal }: Call): Promise<DisconnectNetworkResponse> {
+    const network = checkRef('network', request.network);
+    await this.#options.live.disconnect(checkRef('container', request.container), network, signal);
+    return {};
   }
 }
 

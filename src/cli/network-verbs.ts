@@ -1,15 +1,65 @@
-/** `network check | gc`: what is asked of networks and their plugins. */
+/** `network connect | disconnect | check | gc`: what is done with networks of containers that run. */
 import type { Command } from 'commander';
 import type { CollectedNetwork__Output } from '../api/generated/berth/v1/CollectedNetwork.ts';
 import type { NetworkCheck__Output } from '../api/generated/berth/v1/NetworkCheck.ts';
 import { EXIT_FAILURE } from './failure.ts';
-import { type Format, formatOption, type Session } from './session.ts';
+import { type Format, formatOption, listOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
 
 /** Adds the verbs to the group `network`. */
 export function addLiveNetworkVerbs(group: Command, session: Session): void {
+  addConnect(group, session);
+  addDisconnect(group, session);
   addCheck(group, session);
   addCollect(group, session);
+}
+
+interface ConnectFlags {
+  readonly interface?: string;
+  readonly ip?: readonly string[];
+  readonly mac?: string;
+  readonly alias?: readonly string[];
+}
+
+function addConnect(group: Command, session: Session): void {
+  group
+    .command('connect')
+    .summary('attach a running container to one more network')
+    .description(
+      'Attaches a running container to one more network and prints the interface and its addresses. It lasts until the\n' +
+        'container exits: the next run has the networks it was created with.',
+    )
+    .argument('<network>', 'name')
+    .argument('<container>', 'id or name')
+    .option('--interface <name>', 'name of the interface inside (default: the next free of eth0, eth1, ...)')
+    .addOption(listOption('--ip <address>', 'address to have (repeatable)'))
+    .option('--mac <address>', 'hardware address to have')
+    .addOption(listOption('--alias <name>', 'further name in the network (repeatable)'))
+    .action(async (network: string, container: string, flags: ConnectFlags, command: Command) => {
+      const daemon = await session.daemon(command);
+      const { interfaceName, addresses } = await daemon.call('Networks', 'Connect', {
+        network,
+        container,
+        interfaceName: flags.interface ?? '',
+        ips: [...(flags.ip ?? [])],
+        ...(flags.mac === undefined ? {} : { mac: flags.mac }),
+        aliases: [...(flags.alias ?? [])],
+      });
+      await session.print(`${[interfaceName, ...addresses].join(' ')}\n`);
+    });
+}
+
+function addDisconnect(group: Command, session: Session): void {
+  group
+    .command('disconnect')
+    .summary('detach a running container from a network')
+    .description('Detaches a running container from a network. A default route goes with the network that brought it.')
+    .argument('<network>', 'name')
+    .argument('<container>', 'id or name')
+    .action(async (network: string, container: string, _flags: unknown, command: Command) => {
+      const daemon = await session.daemon(command);
+      await daemon.call('Networks', 'Disconnect', { network, container });
+    });
 }
 
 function addCheck(group: Command, session: Session): void {

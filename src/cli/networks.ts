@@ -10,7 +10,7 @@ import type { Column } from './table.ts';
 export function addNetworkVerbs(program: Command, session: Session): void {
   const group = program
     .command('network')
-    .summary('networks: ls, inspect, check, gc')
+    .summary('networks: ls, inspect, connect, disconnect, check, gc')
     .description('Networks of this host: the CNI configurations of the directories berthd was given.');
   group
     .command('ls')

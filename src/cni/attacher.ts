@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { RuntimeError } from '../errors.ts';
+import { gathered, RuntimeError } from '../errors.ts';
 import { readBootId } from '../process-identity.ts';
 import type { ContainerId } from '../runtime/container.ts';
 import type { Store } from '../store.ts';
@@ -74,6 +74,17 @@ export class Attacher {
       this.#log.info({ ...data, durationMs }, 'network detached');
     }
     this.#amend(id, entry, undefined);
+  }
+
+  /** Takes back what was begun and not finished, on one network or on all. */
+  async settle(id: ContainerId, network: string | undefined, signal: AbortSignal): Promise<void> {
+    const failures: unknown[] = [];
+    for (const entry of this.record(id).attachments.toReversed()) {
+      if (entry.state === 'added' || (network !== undefined && entry.network.name !== network)) continue;
+      await this.detach(id, entry, signal).catch((error: unknown) => failures.push(error));
+    }
+    const failure = gathered(failures, `networks of container ${id}`);
+    if (failure !== undefined) throw failure;
   }
 
   /** What is on record for a container. @throws {RuntimeError} INTERNAL when there is nothing */

@@ -54,7 +54,8 @@ export function validateAttachment(attachment: Attachment): void {
   checkValues('capability argument', capabilityArgs, 0);
 }
 
-function checkInterfaceName(name: string): void {
+/** @throws {RuntimeError} INVALID_ARGUMENT unless the kernel and plugins would take the name */
+export function checkInterfaceName(name: string): void {
   const bytes = Buffer.byteLength(name);
   const bad = name === '.' || name === '..' || /[/:\s]/.test(name) || CONTROL.test(name);
   if (bytes < 1 || bytes > 15 || bad) {

@@ -53,8 +53,10 @@ export function initialTexts(container: ContainerRecord): FileTexts {
 export function attachedTexts(container: ContainerRecord, record: NetworkRecord): FileTexts {
   const addresses = statusOf(record).flatMap((status) => status.addresses.map((cidr) => cidr.split('/')[0] ?? cidr));
   const dns = record.attachments.flatMap(({ result }) => (result?.dns == null ? [] : [result.dns]));
+  // A container may have been taken off its last network while it runs.
+  const own = addresses.length === 0 ? [OWN_LOOPBACK] : addresses;
   return {
-    hosts: text([...LOOPBACK_LINES, ...addresses.map((address) => hostsLine(address, container))]),
+    hosts: text([...LOOPBACK_LINES, ...own.map((address) => hostsLine(address, container))]),
     'resolv.conf': resolvConf(mergeDns(dns, hostDns())),
   };
 }

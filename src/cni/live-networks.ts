@@ -1,27 +1,80 @@
 /**
  * The networks of containers that run: what people ask for outside a launch or a teardown. Each call holds the lane of
  * its container, so it never meets an ADD or DEL of the same one.
+ *
+ *   connect      plan recorded -> ADD -> the container's files; when it fails: DEL
+ *   disconnect   DEL -> the container's files
+ *
+ * Networks belong to a run: the next run of the container begins with those it was created with. A call that a crash of
+ * the daemon cut short is taken back at the next start.
  */
+import { join } from 'node:path';
+import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import type { RunProgram } from '../run-program.ts';
 import type { ContainerRecord } from '../runtime/container.ts';
+import type { NetworkStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
+import { Attacher } from './attacher.ts';
 import { type AttachmentCheck, checkAttachments } from './attachment-check.ts';
 import type { CniRuntime } from './cni-runtime.ts';
+import { type ConnectOptions, planConnection, verifyConnection } from './connection-plan.ts';
+import { attachedTexts } from './container-file-texts.ts';
+import { ContainerFiles } from './container-files.ts';
 import type { ContainerLanes } from './container-lanes.ts';
+import { NetworkNamespaces } from './netns.ts';
+import type { NetworkConfigs } from './network-config.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
+import { statusOf } from './network-status.ts';
 
 export interface LiveNetworksOptions {
   readonly cni: CniRuntime;
+  readonly configs: NetworkConfigs;
   readonly store: Store<NetworkRecord>;
   readonly lanes: ContainerLanes;
+  /** Run directory of the daemon: namespaces in `netns`, files in `files`. */
+  readonly runDir: string;
+  readonly run?: RunProgram;
+  readonly log: Logger;
 }
+
+/** Longest time one DEL of a running container may take. */
+const DETACH_MS = 45_000;
 
 /** See the module's head. */
 export class LiveNetworks {
   readonly #options: LiveNetworksOptions;
+  readonly #attacher: Attacher;
+  readonly #namespaces: NetworkNamespaces;
+  readonly #files: ContainerFiles;
 
   constructor(options: LiveNetworksOptions) {
     this.#options = options;
+    const { cni, store, runDir, run } = options;
+    this.#namespaces = new NetworkNamespaces(join(runDir, 'netns'), run);
+    this.#files = new ContainerFiles(join(runDir, 'files'));
+    const log = options.log.child({ component: 'network' });
+    this.#attacher = new Attacher({ cni, store, namespaces: this.#namespaces, log });
+  }
+
+  /**
+   * Attaches a running container to one more network.
+   * @throws {RuntimeError} what made it fail; then nothing is left, or a DEL stays due and is on record
+   */
+  async connect(ref: string, network: string, options: ConnectOptions, signal: AbortSignal): Promise<NetworkStatus> {
+    const work = (container: ContainerRecord, joint: AbortSignal): Promise<NetworkStatus> =>
+      this.#connect(container, network, options, joint);
+    return this.#options.lanes.inLane(ref, work, signal);
+  }
+
+  /** Detaches a running container from a network. @throws {RuntimeError} NOT_FOUND when it is not attached */
+  async disconnect(ref: string, network: string, signal: AbortSignal): Promise<void> {
+    const work = async (container: ContainerRecord): Promise<void> => {
+      const entries = chosen(container, this.#recordOf(container), network);
+      for (const entry of entries) await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
+      this.#fill(container);
+    };
+    await this.#options.lanes.inLane(ref, work, signal);
   }
 
   /**
@@ -37,9 +90,54 @@ export class LiveNetworks {
     return lanes.inLane(ref, work, signal);
   }
 
+  async #connect(
+    container: ContainerRecord,
+    network: string,
+    options: ConnectOptions,
+    signal: AbortSignal,
+  ): Promise<NetworkStatus> {
+    const { id } = container;
+    this.#recordOf(container);
+    // What an earlier call could not finish would be in the way.
+    await this.#attacher.settle(id, network, signal);
+    const record = this.#recordOf(container);
+    const entry = planConnection(record, this.#options.configs.load(network), options);
+    const attachments = [...record.attachments, entry];
+    // What ADD makes may outlive a power failure, a lease on disk.
+    this.#options.store.write(id, { ...record, mode: 'networks', attachments }, 'power');
+    try {
+      await this.#attacher.attach(id, entry, signal);
+      verifyConnection(this.#recordOf(container), entry.interfaceName, options);
+      this.#fill(container);
+    } catch (error) {
+      await this.#takeBack(container, entry.interfaceName, error);
+      throw error;
+    }
+    const status = statusOf(this.#recordOf(container)).find((known) => known.interfaceName === entry.interfaceName);
+    return status ?? { network, interfaceName: entry.interfaceName, addresses: [], gateways: [] };
+  }
+
+  /** @throws {RuntimeError} with both reasons when this fails as well: the DEL stays due and on record */
+  async #takeBack(container: ContainerRecord, interfaceName: string, reason: unknown): Promise<void> {
+    const entry = this.#recordOf(container).attachments.find((other) => other.interfaceName === interfaceName);
+    if (entry === undefined) return;
+    try {
+      await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
+      this.#fill(container);
+    } catch (error) {
+      const { code, message } = RuntimeError.from(reason, 'connect');
+      const text = `${message}; what it left could not be removed yet: ${RuntimeError.from(error, 'DEL').message}`;
+      throw new RuntimeError(code, text, { cause: new AggregateError([reason, error]) });
+    }
+  }
+
+  #fill(container: ContainerRecord): void {
+    this.#files.fill(container.id, attachedTexts(container, this.#recordOf(container)));
+  }
+
   #recordOf({ id, spec }: ContainerRecord): NetworkRecord {
     const record = this.#options.store.read(id);
-    if (record !== undefined && record.mode !== 'host') return record;
+    if (record !== undefined && record.mode !== 'host' && this.#namespaces.exists(id)) return record;
     throw new RuntimeError('FAILED_PRECONDITION', `container ${spec.name} has no network namespace of its own`);
   }
 }

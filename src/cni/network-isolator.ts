@@ -95,9 +95,15 @@ export class NetworkIsolator implements Isolator {
       this.#log.error({ containerId: id, reason }, 'network record does not decode: left alone with all it names');
     }
     for (const id of running) this.#adopt(id);
+    const cut = [...running].filter((id) => this.#store.entries().has(id));
     const due = [...this.#held()].filter((id) => !running.has(id) && !this.#store.damaged().has(id));
     const bounded = AbortSignal.any([signal, AbortSignal.timeout(RECOVERY_MS)]);
     const failures: unknown[] = [];
+    // A connect or disconnect was cut short: the container goes on with the networks it has for certain.
+    const settled = cut.map((id) =>
+      this.#attacher.settle(id, undefined, bounded).catch((error) => failures.push(error)),
+    );
+    await Promise.all(settled);
     const release = async (): Promise<void> => {
       for (let id = due.pop(); id !== undefined && !bounded.aborted; id = due.pop()) {
         await this.cleanup(id, bounded).catch((error) => failures.push(error));

@@ -114,7 +114,13 @@ export class FakeBackends {
           { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'], gateways: [] },
         ],
         condition: async () => ({ condition: 'unavailable', reason: 'no addresses left' }),
-        live: { check: async () => [{ network, interfaceName: 'eth0', outcome: 'passed', reason: '' }] },
+        live: {
+          check: async () => [{ network, interfaceName: 'eth0', outcome: 'passed', reason: '' }],
+          connect: async (_, name) => ({ network: name, interfaceName: 'eth1', addresses: [], gateways: [] }),
+          disconnect: async (ref, name) => {
+            calls.push(`disconnect ${ref} from ${name}`);
+          },
+        },
         collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
       }),
       Volumes: new VolumesService({
