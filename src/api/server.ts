@@ -10,6 +10,7 @@ import { RuntimeError } from '../errors.ts';
 import { listenAt } from '../unix-socket.ts';
 import type { ContainersDefinition } from './generated/berth/v1/Containers.ts';
 import type { ImagesDefinition } from './generated/berth/v1/Images.ts';
+import type { IpamDefinition } from './generated/berth/v1/Ipam.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from './generated/berth/v1/Plugins.ts';
 import type { SystemDefinition } from './generated/berth/v1/System.ts';
@@ -41,6 +42,7 @@ export interface ApiServices {
   readonly Networks: ServiceMethods<NetworksDefinition>;
   readonly Volumes: ServiceMethods<VolumesDefinition>;
   readonly Plugins: ServiceMethods<PluginsDefinition>;
+  readonly Ipam: ServiceMethods<IpamDefinition>;
 }
 
 export interface ApiServerOptions {

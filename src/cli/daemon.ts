@@ -6,6 +6,7 @@ import type { Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
 import type { ContainersDefinition } from '../api/generated/berth/v1/Containers.ts';
 import type { ImagesDefinition } from '../api/generated/berth/v1/Images.ts';
+import type { IpamDefinition } from '../api/generated/berth/v1/Ipam.ts';
 import type { NetworksDefinition } from '../api/generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from '../api/generated/berth/v1/Plugins.ts';
 import type { SystemDefinition } from '../api/generated/berth/v1/System.ts';
@@ -21,6 +22,7 @@ interface Services {
   readonly Networks: NetworksDefinition;
   readonly Volumes: VolumesDefinition;
   readonly Plugins: PluginsDefinition;
+  readonly Ipam: IpamDefinition;
 }
 type Service = keyof Services;
 /** The methods a generated service definition names. */

@@ -16,6 +16,7 @@ const VERBS: readonly { readonly names: readonly string[]; readonly load: () => 
   { names: ['image'], load: async () => (await import('./images.ts')).addImageVerbs },
   { names: ['volume'], load: async () => (await import('./volumes.ts')).addVolumeVerbs },
   { names: ['network'], load: async () => (await import('./networks.ts')).addNetworkVerbs },
+  { names: ['ipam'], load: async () => (await import('./ipam.ts')).addIpamVerbs },
   { names: ['csi'], load: async () => (await import('./plugins.ts')).addPluginVerbs },
   { names: ['version', 'info', 'doctor'], load: async () => (await import('./system.ts')).addSystemVerbs },
 ];

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import { ContainersService } from '../../src/api/containers-service.ts';
 import { ImagesService } from '../../src/api/images-service.ts';
+import { IpamService } from '../../src/api/ipam-service.ts';
 import { NetworksService } from '../../src/api/networks-service.ts';
 import { PluginsService } from '../../src/api/plugins-service.ts';
 import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/api/server.ts';
@@ -22,6 +23,16 @@ import { MemoryStore } from '../../src/store.ts';
 import { type TestScope as CleanupScope, cleanup } from '../support/cleanup.ts';
 import { FakeLauncher, FakeMachine } from '../support/fake-launcher.ts';
 import { tempDir } from '../support/temp-dir.ts';
+
+const LEASE = {
+  network: 'berth',
+  address: '10.86.0.5',
+  containerId: 'c0ffee',
+  interfaceName: 'eth0',
+  workload: 'c0ffee',
+  sticky: false,
+  allocatedAt: '2026-01-31T12:00:00.000Z',
+};
 
 /** What was asked of the tables, in words. */
 export class FakeBackends {
@@ -131,6 +142,16 @@ export class FakeBackends {
           known(volumes, name, 'volume');
           volumes.delete(name);
         },
+      }),
+      Ipam: new IpamService({
+        ipam: {
+          list: () => [LEASE],
+          release: ({ address }) => {
+            calls.push(`release ${address}`);
+          },
+        },
+        configs: { list: () => [], inspect: (name) => ({ summary, config: { ...config, name } }) },
+        attachments: () => [{ containerId: 'c0ffee', interfaceName: 'eth0' }],
       }),
       Plugins: new PluginsService({
         list: () => [
