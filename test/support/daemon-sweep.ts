@@ -10,9 +10,13 @@ import { type Scope, type Snapshot, snapshot } from './oracle.ts';
 
 /** Rounds, since ending a process frees mounts and unmounting frees loop devices. */
 const ROUNDS = 20;
+const MIN_ID_LENGTH = 12;
 
 /** Removes everything of the scope but files and records, which go with the test's directory. */
 export async function sweep(scope: Scope): Promise<void> {
+  const vague = [...scope.ids].find((id) => id.length < MIN_ID_LENGTH);
+  // Whatever holds it would be ended: half of the machine, for one letter.
+  if (vague !== undefined) throw new Error(`${JSON.stringify(vague)} is too short to tell what belongs to it`);
   // Command lines that may be restarted are named without pid; here every process is wanted with it.
   const all: Scope = { ...scope, restartable: () => false };
   for (let round = 0; round < ROUNDS; round += 1) {

@@ -26,6 +26,8 @@ import { claimNetworks, conflist, type TestNetwork } from './test-network.ts';
 
 const START_TIMEOUT_MS = 30_000;
 const CLI_TIMEOUT_MS = 60_000;
+/** Ids that Berth makes. Others call containers as they like, and what bears the name is ended when the test ends. */
+const CONTAINER_ID = /^[0-9a-f]{32}$/;
 
 export interface DaemonOptions {
   /** Flags added to those that make the daemon's place: `['--runtime', 'runc']`. */
@@ -154,7 +156,8 @@ export class Daemon {
   /** Starts the daemon and waits until it listens and its driver answers. Its place must not be in use by an earlier run. */
   async start(): Promise<void> {
     const started = new DaemonProcess(this.#flags, this.lines, (line) => {
-      if (typeof line['containerId'] === 'string') this.#ids.add(line['containerId']);
+      const id = line['containerId'];
+      if (typeof id === 'string' && CONTAINER_ID.test(id)) this.#ids.add(id);
     });
     this.#process = started;
     const listening = started.line((line) => line.msg === 'listening', START_TIMEOUT_MS);
