@@ -57,6 +57,7 @@ describe('bin/berth and bin/berthd', () => {
     assert.deepEqual(run(join(root, 'bin/berth'), argv).lines, ['--', join(root, 'dist/cli/main.js'), ...argv]);
     assert.deepEqual(run(join(root, 'bin/berthd'), ['x']).lines, [
       '--disable-sigusr1',
+      '--max-semi-space-size=2',
       '--',
       join(root, 'dist/main.js'),
       'x',

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { type Account, parseAccount } from '../../src/account.ts';
-import { type ResolvedUser, resolveUser } from '../../src/image/account-files.ts';
 import { OpenDirectory } from '../../src/fd-walk.ts';
+import { type ResolvedUser, resolveUser } from '../../src/image/account-files.ts';
 import type { TestScope } from '../support/cleanup.ts';
 import { tempDir } from '../support/temp-dir.ts';
 

@@ -46,6 +46,8 @@ export async function attachLoop(lockFile: string, file: string): Promise<LoopDe
  */
 export async function detachLoop(lockFile: string, loop: LoopDevice): Promise<boolean> {
   try {
+    // A device that was made read-only stays so, whatever is attached to it next and by whom.
+    if (loop.readonly) await volumeCommand(lockFile, 'blockdev', ['--setrw', loop.path]);
     await volumeCommand(lockFile, 'losetup', ['--detach', loop.path]);
   } catch (error) {
     if (readLoop(loop.name)?.backingFile === loop.backingFile) throw error;

@@ -46,6 +46,16 @@ export class VolumeMounts {
     await this.#detachAll(volume);
     const options = ['loop', ...capability.mountFlags].join(',');
     await this.#mount(volume, ['--types', volume.fsType ?? 'auto', '--options', options], data, path);
+    if (!capability.mountFlags.includes('ro')) await this.#makeWritable(volume, path);
+  }
+
+  /** mount(8) takes a device that somebody left read-only for a reason to mount read-only, and calls that a success. */
+  async #makeWritable(volume: VolumeRecord, path: string): Promise<void> {
+    const mounted = this.#kernel.mountOf(volume, path);
+    if (mounted?.options.includes('ro') !== true) return;
+    this.#log.warn({ volumeId: volume.id, device: mounted.source }, 'loop device was left read-only, making it writable');
+    await this.#command(volume, 'blockdev', ['--setrw', mounted.source]);
+    await this.#command(volume, 'mount', ['--options', 'remount,rw', path]);
   }
 
   async unstage(volume: VolumeRecord, path: string): Promise<void> {

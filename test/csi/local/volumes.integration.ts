@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readFile, stat, statfs, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, stat, statfs, symlink, truncate, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
 import { loopDevicesBelow } from '../../../src/csi/local/loop-devices.ts';
 import { hostCommand } from '../../../src/host-command.ts';
@@ -98,6 +99,20 @@ describe('a mounted volume', { skip }, () => {
     await driver.call('NodeUnpublishVolume', second);
     await withdrawn(driver, request);
     assert.deepEqual(driver.held(), []);
+  });
+
+  test('can be written on a loop device that somebody left read-only', async (t) => {
+    const driver = await startDriver(t);
+    const file = join(driver.dir, 'stranger');
+    await writeFile(file, '');
+    await truncate(file, 1024 * 1024);
+    const soon = AbortSignal.timeout(10_000);
+    const device = await hostCommand('losetup', ['--find', '--show', file], soon);
+    await hostCommand('blockdev', ['--setro', device], soon);
+    await hostCommand('losetup', ['--detach', device], soon);
+    const request = await published(driver, 'v', { volumeCapabilities: [mountOf('SINGLE_NODE_WRITER')] });
+    await writeFile(`${request['targetPath']}/x`, 'x');
+    await withdrawn(driver, request);
   });
 
   test('of type directory lies on the disk of the driver', async (t) => {
