@@ -225,6 +225,7 @@ interface NetworkParts {
   readonly configs: NetworkConfigs;
   readonly cni: CniRuntime;
   readonly store: Store<NetworkRecord>;
+  readonly cache: ResultCache | undefined;
   readonly isolator: NetworkIsolator;
 }
 
@@ -238,7 +239,7 @@ function networkParts(config: Config, database: Database, run: RunProgram, log: 
   const store = database.store('network', decodeNetworkRecord);
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
   const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
-  return { plugins, configs, cni, store, isolator };
+  return { plugins, configs, cni, store, cache, isolator };
 }
 
 interface VolumeParts {

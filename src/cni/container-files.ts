@@ -12,11 +12,13 @@ import {
   constants,
   fchmodSync,
   fstatSync,
+  ftruncateSync,
   mkdirSync,
   openSync,
   readdirSync,
   rmSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { RuntimeError, systemCode } from '../errors.ts';
@@ -49,12 +51,12 @@ export class ContainerFiles {
     }
   }
 
-  /** Fills files that `create` made. */
+  /** Fills files that `create` made, in place. */
   fill(id: string, texts: Readonly<Partial<Record<ContainerFile, string>>>): void {
     try {
       for (const name of NAMES) {
         const text = texts[name];
-        if (text !== undefined) this.#write(id, name, text, constants.O_TRUNC);
+        if (text !== undefined) this.#rewrite(id, name, text);
       }
     } catch (error) {
       throw RuntimeError.from(error, `write files of container ${id}`);
@@ -95,6 +97,25 @@ export class ContainerFiles {
       throw new RuntimeError('INVALID_ARGUMENT', `container id ${JSON.stringify(printable(id))} is no plain name`);
     }
     return join(this.#dir, id);
+  }
+
+  /**
+   * Whoever reads meanwhile finds the old text or the new one, maybe with empty lines after it, never a part of a line
+   * that could be read as another: the new text goes over the old one in one call, and only then the rest is cut off.
+   */
+  #rewrite(id: string, name: ContainerFile, text: string): void {
+    const fd = openSync(join(this.#path(id), name), constants.O_WRONLY | constants.O_NOFOLLOW);
+    try {
+      const stats = fstatSync(fd);
+      if (!stats.isFile()) throw new RuntimeError('FAILED_PRECONDITION', `${name} is not a regular file`);
+      const length = Buffer.byteLength(text);
+      const padded = Buffer.alloc(Math.max(length, stats.size), '\n');
+      padded.write(text);
+      for (let done = 0; done < padded.length; ) done += writeSync(fd, padded, done, padded.length - done, done);
+      ftruncateSync(fd, length);
+    } finally {
+      closeSync(fd);
+    }
   }
 
   #write(id: string, name: ContainerFile, text: string, flags: number): void {

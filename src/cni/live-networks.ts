@@ -19,13 +19,14 @@ import { Attacher } from './attacher.ts';
 import { type AttachmentCheck, checkAttachments } from './attachment-check.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { type ConnectOptions, planConnection, verifyConnection } from './connection-plan.ts';
-import { attachedTexts } from './container-file-texts.ts';
 import { ContainerFiles } from './container-files.ts';
 import type { ContainerLanes } from './container-lanes.ts';
 import { NetworkNamespaces } from './netns.ts';
 import type { NetworkConfigs } from './network-config.ts';
+import { NetworkNames } from './network-names.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
 import { statusOf } from './network-status.ts';
+import type { ResultCache } from './result-cache.ts';
 
 export interface LiveNetworksOptions {
   readonly cni: CniRuntime;
@@ -35,6 +36,8 @@ export interface LiveNetworksOptions {
   /** Run directory of the daemon: namespaces in `netns`, files in `files`. */
   readonly runDir: string;
   readonly run?: RunProgram;
+  /** Where results are written for other programs. */
+  readonly cache?: ResultCache | undefined;
   readonly log: Logger;
 }
 
@@ -46,15 +49,15 @@ export class LiveNetworks {
   readonly #options: LiveNetworksOptions;
   readonly #attacher: Attacher;
   readonly #namespaces: NetworkNamespaces;
-  readonly #files: ContainerFiles;
+  readonly #names: NetworkNames;
 
   constructor(options: LiveNetworksOptions) {
     this.#options = options;
-    const { cni, store, runDir, run } = options;
+    const { cni, store, cache, runDir, run } = options;
     this.#namespaces = new NetworkNamespaces(join(runDir, 'netns'), run);
-    this.#files = new ContainerFiles(join(runDir, 'files'));
     const log = options.log.child({ component: 'network' });
-    this.#attacher = new Attacher({ cni, store, namespaces: this.#namespaces, log });
+    this.#names = new NetworkNames({ store, files: new ContainerFiles(join(runDir, 'files')), log });
+    this.#attacher = new Attacher({ cni, store, cache, namespaces: this.#namespaces, log });
   }
 
   /**
@@ -72,7 +75,7 @@ export class LiveNetworks {
     const work = async (container: ContainerRecord): Promise<void> => {
       const entries = chosen(container, this.#recordOf(container), network);
       for (const entry of entries) await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
-      this.#fill(container);
+      await this.#fill(container, network);
     };
     await this.#options.lanes.inLane(ref, work, signal);
   }
@@ -108,7 +111,7 @@ export class LiveNetworks {
     try {
       await this.#attacher.attach(id, entry, signal);
       verifyConnection(this.#recordOf(container), entry.interfaceName, options);
-      this.#fill(container);
+      await this.#fill(container, network);
     } catch (error) {
       await this.#takeBack(container, entry.interfaceName, error);
       throw error;
@@ -123,7 +126,7 @@ export class LiveNetworks {
     if (entry === undefined) return;
     try {
       await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
-      this.#fill(container);
+      await this.#fill(container, entry.network.name);
     } catch (error) {
       const { code, message } = RuntimeError.from(reason, 'connect');
       const text = `${message}; what it left could not be removed yet: ${RuntimeError.from(error, 'DEL').message}`;
@@ -131,8 +134,10 @@ export class LiveNetworks {
     }
   }
 
-  #fill(container: ContainerRecord): void {
-    this.#files.fill(container.id, attachedTexts(container, this.#recordOf(container)));
+  /** The container's own files, and its names in those of the others. */
+  async #fill(container: ContainerRecord, changed: string): Promise<void> {
+    this.#names.fill(container.id, this.#recordOf(container));
+    await this.#names.refresh([changed]);
   }
 
   #recordOf({ id, spec }: ContainerRecord): NetworkRecord {

@@ -22,10 +22,11 @@ import type { Store } from '../store.ts';
 import { Attacher } from './attacher.ts';
 import { BackgroundWork } from './background-work.ts';
 import type { CniRuntime } from './cni-runtime.ts';
-import { attachedTexts, hostnameOf, initialTexts } from './container-file-texts.ts';
+import { hostnameOf, initialTexts, namesOf } from './container-file-texts.ts';
 import { ContainerFiles } from './container-files.ts';
 import { NetworkNamespaces } from './netns.ts';
 import type { NetworkConfigs } from './network-config.ts';
+import { NetworkNames, networksOf } from './network-names.ts';
 import { type NetworkPlan, planNetworks, refuseTakenPorts } from './network-plan.ts';
 import type { AttachmentState, NetworkRecord } from './network-record.ts';
 import { statusOf } from './network-status.ts';
@@ -68,6 +69,7 @@ export class NetworkIsolator implements Isolator {
   readonly #store: Store<NetworkRecord>;
   readonly #namespaces: NetworkNamespaces;
   readonly #files: ContainerFiles;
+  readonly #names: NetworkNames;
   readonly #attacher: Attacher;
   readonly #bootId: string;
   readonly #log: Logger;
@@ -83,6 +85,7 @@ export class NetworkIsolator implements Isolator {
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
     const { cni, store, cache } = options;
+    this.#names = new NetworkNames({ store, files: this.#files, log: this.#log });
     this.#attacher = new Attacher({ cni, store, cache, namespaces: this.#namespaces, log: this.#log });
   }
 
@@ -110,6 +113,8 @@ export class NetworkIsolator implements Isolator {
       }
     };
     await Promise.all(Array.from({ length: RELEASES_AT_ONCE }, release));
+    // The daemon may have ended between an ADD or DEL and the files of the others.
+    await this.#names.refresh(cut.flatMap((id) => networksOf(this.#attacher.record(id))));
     const failure = gathered(failures, 'release of networks');
     if (failure !== undefined) throw failure;
   }
@@ -119,7 +124,7 @@ export class NetworkIsolator implements Isolator {
     const plan = await this.#plan(container, signal);
     refuseTakenPorts(plan, this.#store.entries());
     const netnsPath = plan.mode === 'host' ? '' : this.#namespaces.path(id);
-    const record = { ...plan, bootId: this.#bootId, netnsPath };
+    const record = { ...plan, bootId: this.#bootId, netnsPath, names: namesOf(container) };
     this.#store.create(id, record, 'process');
     this.#live.add(id);
     const made = netnsPath === '' ? undefined : this.#namespaces.create(id, signal);
@@ -130,7 +135,7 @@ export class NetworkIsolator implements Isolator {
     } finally {
       await made;
     }
-    this.#attaching.start(id, (joint) => this.#attachAll(container, joint), signal);
+    this.#attaching.start(id, (joint) => this.#attachAll(id, joint), signal);
     return {
       hostname: hostnameOf(container),
       mounts: this.#files.mounts(id, new Set(spec.mounts.map((mount) => mount.target))),
@@ -150,11 +155,13 @@ export class NetworkIsolator implements Isolator {
     await this.#attaching.finish(id, signal);
   }
 
-  async #attachAll(container: ContainerRecord, signal: AbortSignal): Promise<void> {
-    const { id } = container;
+  async #attachAll(id: ContainerId, signal: AbortSignal): Promise<void> {
     const record = this.#attacher.record(id);
     for (const entry of record.attachments) await this.#attacher.attach(id, entry, signal);
-    if (record.mode === 'networks') this.#files.fill(id, attachedTexts(container, this.#attacher.record(id)));
+    if (record.mode !== 'networks') return;
+    const attached = this.#attacher.record(id);
+    this.#names.fill(id, attached);
+    await this.#names.refresh(networksOf(attached));
   }
 
   status(id: ContainerId): IsolatorStatus {
@@ -183,6 +190,7 @@ export class NetworkIsolator implements Isolator {
     this.#live.delete(id);
     if (this.#attaching.has(id)) await this.#attaching.abandon(id);
     const record = this.#store.read(id);
+    const left = record === undefined ? [] : networksOf(record);
     const failures: unknown[] = [];
     for (const entry of record?.attachments.toReversed() ?? []) {
       try {
@@ -191,13 +199,18 @@ export class NetworkIsolator implements Isolator {
         failures.push(error);
       }
     }
+    const told = this.#names.refresh(left);
     const failure = gathered(failures, `networks of container ${id}`);
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) {
+      await told;
+      throw failure;
+    }
     const gone = this.#namespaces.remove(id, signal);
     try {
       this.#files.remove(id);
     } finally {
       await gone;
+      await told;
     }
     this.#store.remove(id, 'process');
   }

@@ -4,7 +4,7 @@
  */
 import { isIP } from 'node:net';
 import { invalid, RuntimeError } from '../errors.ts';
-import type { ContainerSpec, PortMapping } from '../runtime/container.ts';
+import type { ContainerSpec, Naming, PortMapping } from '../runtime/container.ts';
 import { hasCapability, type ResolvedNetwork } from './network.ts';
 import type { NetworkConfigs } from './network-config.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
@@ -36,14 +36,26 @@ export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs): Netw
     throw invalid('publish', `${text}: add portmap to the chain`);
   }
   const mappings = ports.map(portMapping);
+  const names = namesFor(spec.naming);
   const attachments = networks.map((network, index) =>
-    planned(network, index, index === server && mappings.length > 0 ? { [PORT_MAPPINGS]: mappings } : {}),
+    planned(network, index, {
+      ...names,
+      ...(index === server && mappings.length > 0 && { [PORT_MAPPINGS]: mappings }),
+    }),
   );
   return { mode: 'networks', attachments };
 }
 
 function planned(network: ResolvedNetwork, index: number, capabilityArgs: JsonObject): RecordedAttachment {
   return { network, interfaceName: `eth${index}`, args: [], capabilityArgs, state: 'planned' };
+}
+
+/** What the request says about names, for plugins that serve names (CNI conventions, "aliases" and "dns"). */
+function namesFor(naming: Naming | undefined): JsonObject {
+  if (naming === undefined) return {};
+  const { aliases, dnsServers: servers, dnsSearch: searches, dnsOptions: options } = naming;
+  const dns = [...servers, ...searches, ...options].length > 0;
+  return { ...(aliases.length > 0 && { aliases }), ...(dns && { dns: { servers, searches, options } }) };
 }
 
 /** A mapping in the words of the capability (CNI conventions, "portMappings"). */

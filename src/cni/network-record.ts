@@ -8,6 +8,7 @@
  * machine, whatever became of the call: a DEL is due, with exactly what is written here.
  */
 import { z } from 'zod';
+import { type Naming, namingSchema } from '../runtime/container.ts';
 import type { Attachment } from './attachment.ts';
 import { type ResolvedNetwork, resolvedNetworkSchema } from './network.ts';
 import { type CniResult, decodeResult, type JsonObject, jsonObject } from './protocol.ts';
@@ -27,6 +28,14 @@ export interface RecordedAttachment {
   readonly result?: CniResult | undefined;
 }
 
+/** What a container is called and what its request says about names, for the files of a run. */
+export interface RecordedNames {
+  readonly hostname: string;
+  /** The container's name: others find it by this one. */
+  readonly name: string;
+  readonly naming?: Naming | undefined;
+}
+
 /** The networks of one run of a container. */
 export interface NetworkRecord {
   /** networks: a namespace with interfaces; none: a namespace with loopback only; host: no namespace. */
@@ -37,6 +46,8 @@ export interface NetworkRecord {
   readonly netnsPath: string;
   /** In order of ADD: eth0, eth1, ... */
   readonly attachments: readonly RecordedAttachment[];
+  /** Absent in records of earlier versions: nobody finds these containers by name. */
+  readonly names?: RecordedNames | undefined;
 }
 
 const attachmentSchema = z.object({
@@ -56,6 +67,7 @@ const recordSchema = z.object({
   bootId: z.string(),
   netnsPath: z.string(),
   attachments: z.array(attachmentSchema),
+  names: z.object({ hostname: z.string(), name: z.string(), naming: namingSchema.optional() }).optional(),
 });
 
 /** Decodes a stored record. @throws when the value does not have the shape of one */

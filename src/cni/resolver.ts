@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { isResolverOption, isSearchDomain, MAX_NAMESERVERS } from '../dns-words.ts';
 import { RuntimeError, systemCode } from '../errors.ts';
+import type { Naming } from '../runtime/container.ts';
 import { type CniDns, printable } from './protocol.ts';
 
 /** Settings of a resolver (resolv.conf(5)). */
@@ -22,34 +23,42 @@ const MAX_WORDS = 32;
 
 const NONE: Dns = { nameservers: [], search: [], options: [] };
 
+/** What a request says, in place of what networks and host say; empty lists say nothing. */
+export type OwnDns = Pick<Naming, 'dnsServers' | 'dnsSearch' | 'dnsOptions'>;
+
 /**
- * The settings a container gets. Networks count in their order, each value once; when no network names a server, all
- * of it comes from the host, less servers on a loopback address, which are not to be reached from a namespace.
+ * The settings a container gets: servers, search domains and options each from the request, else from the networks, in
+ * their order and each value once. When neither names a server, the host's are taken, less those on a loopback address,
+ * which are not to be reached from a namespace, and what else is missing comes from the host as well.
  * @throws {RuntimeError} INVALID_ARGUMENT when a network's settings hold anything but addresses and names
  */
-export function mergeDns(networks: readonly CniDns[], host: Dns): Dns {
+export function mergeDns(networks: readonly CniDns[], host: Dns | undefined, own?: OwnDns): Dns {
   const given = networks.map(checkedDns);
+  const first = (asked: readonly string[] | undefined, key: keyof Dns): readonly string[] =>
+    asked === undefined || asked.length === 0 ? distinct(given.flatMap((dns) => dns[key])) : distinct(asked);
   const merged: Dns = {
-    nameservers: distinct(given.flatMap((dns) => dns.nameservers)).slice(0, MAX_NAMESERVERS),
-    search: distinct(given.flatMap((dns) => dns.search)),
-    options: distinct(given.flatMap((dns) => dns.options)),
+    nameservers: first(own?.dnsServers, 'nameservers').slice(0, MAX_NAMESERVERS),
+    // Without a line, not with a dot in it: some resolvers take the dot for a name.
+    search: first(own?.dnsSearch, 'search').filter((domain) => domain !== '.'),
+    options: first(own?.dnsOptions, 'options'),
   };
-  if (merged.nameservers.length > 0) return merged;
+  if (merged.nameservers.length > 0 || host === undefined) return merged;
+  const nowhere = own?.dnsSearch.includes('.') === true;
   return {
     nameservers: host.nameservers.filter((server) => !isLoopback(server)).slice(0, MAX_NAMESERVERS),
-    search: merged.search.length > 0 ? merged.search : host.search,
+    search: merged.search.length > 0 || nowhere ? merged.search : host.search,
     options: merged.options.length > 0 ? merged.options : host.options,
   };
 }
 
-/** The lines of a resolv.conf. */
-export function resolvConf(dns: Dns): string {
+/** The lines of a resolv.conf; `empty` when there are none. */
+export function resolvConf(dns: Dns, empty = '# no network of this container names a server\n'): string {
   const lines = [
     ...dns.nameservers.map((server) => `nameserver ${server}`),
     ...(dns.search.length === 0 ? [] : [`search ${dns.search.join(' ')}`]),
     ...(dns.options.length === 0 ? [] : [`options ${dns.options.join(' ')}`]),
   ];
-  return lines.length === 0 ? '# no network of this container names a server\n' : `${lines.join('\n')}\n`;
+  return lines.length === 0 ? empty : `${lines.join('\n')}\n`;
 }
 
 /** What the host resolves with now. */

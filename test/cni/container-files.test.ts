@@ -1,9 +1,19 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { ContainerFiles } from '../../src/cni/container-files.ts';
-import { mergeDns, parseResolvConf, resolvConf } from '../../src/cni/resolver.ts';
+import { mergeDns, type OwnDns, parseResolvConf, resolvConf } from '../../src/cni/resolver.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const HOST = {
@@ -27,6 +37,23 @@ describe('resolver settings', () => {
       search: ['a.example', 'b.example'],
       options: ['ndots:2'],
     });
+  });
+
+  test('of the request come before those of the networks, each kind for itself', () => {
+    const none: OwnDns = { dnsServers: [], dnsSearch: [], dnsOptions: [] };
+    const networks = [{ nameservers: ['10.0.0.1'], search: ['net.example'], options: ['ndots:1'] }];
+    const host = { nameservers: ['10.9.9.9'], search: ['host.example'], options: ['rotate'] };
+    const merged = (own: Partial<OwnDns>, from: typeof networks = networks) => {
+      const { nameservers, search, options } = mergeDns(from, host, { ...none, ...own });
+      return [nameservers.join(), search.join(), options.join()];
+    };
+    assert.deepEqual(merged({}), ['10.0.0.1', 'net.example', 'ndots:1']);
+    assert.deepEqual(merged({ dnsServers: ['192.0.2.1', '192.0.2.1'] }), ['192.0.2.1', 'net.example', 'ndots:1']);
+    assert.deepEqual(merged({ dnsSearch: ['own.example'] }), ['10.0.0.1', 'own.example', 'ndots:1']);
+    assert.deepEqual(merged({ dnsSearch: ['.'] }), ['10.0.0.1', '', 'ndots:1']);
+    assert.deepEqual(merged({ dnsSearch: ['.'] }, []), ['10.9.9.9', '', 'rotate']);
+    assert.deepEqual(merged({ dnsOptions: ['edns0'] }, []), ['10.9.9.9', 'host.example', 'edns0']);
+    assert.deepEqual(merged({ dnsServers: ['192.0.2.1'] }, []), ['192.0.2.1', '', '']);
   });
 
   test('come from the host otherwise, less what is on its loopback', () => {
@@ -86,6 +113,25 @@ describe('ContainerFiles', () => {
     files.remove(ID);
     files.remove(ID);
     assert.deepEqual(files.list(), []);
+  });
+
+  test('are whole at every moment, for whoever has one open', async (t) => {
+    const dir = await tempDir(t);
+    const files = new ContainerFiles(dir);
+    files.create(ID, {});
+    const long = '10.87.10.200\tsome-long-name\n'.repeat(50);
+    files.fill(ID, { hosts: long });
+    const fd = openSync(join(dir, ID, 'hosts'), 'r');
+    t.after(() => closeSync(fd));
+    const now = () => {
+      const buffer = Buffer.alloc(8192);
+      return buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, 0));
+    };
+    assert.equal(now(), long);
+    files.fill(ID, { hosts: '127.0.0.1\tlocalhost\n' });
+    assert.equal(now(), '127.0.0.1\tlocalhost\n');
+    files.fill(ID, { hosts: long });
+    assert.equal(now(), long);
   });
 
   test('are never written through a link', async (t) => {
