@@ -20,11 +20,12 @@ import { berth } from './berth.ts';
 import { command } from './command.ts';
 import type { Absent, Contestant } from './contestant.ts';
 import { ctr } from './ctr.ts';
+import { type IpamRow, ipamCost } from './ipam-cost.ts';
 import { inTurn, type Throughput, throughput } from './measure.ts';
 import { makePlace, type Place } from './place.ts';
 import { podman } from './podman.ts';
 import { rawSequence } from './raw-sequence.ts';
-import { formatReport, goalsOf, type Report } from './report.ts';
+import { formatReport, goalsOf, ipamGoalsOf, type Report } from './report.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
 const OWN_NAMESPACE = 'BERTH_BENCH_NAMESPACE';
@@ -71,7 +72,7 @@ async function bench(): Promise<number> {
 
 async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promise<Report> {
   const facts = await host();
-  const { contestants, absent } = await contestantsOf(place, closers);
+  const { contestants, absent, ipamPlugin } = await contestantsOf(place, closers);
   const rounds = Number(options.rounds);
   process.stdout.write(`${contestants.map(({ name }) => name).join('; ')}: ${rounds} rounds\n`);
   const rows = await inTurn(contestants, rounds, Number(options['warm-up']));
@@ -81,30 +82,35 @@ async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promi
       rates.push(await throughput(contestant, level, Math.max(16, level * 6)));
     }
   }
+  const dataDir = join(place.dir, 'ipam-cost');
+  const ipam: IpamRow[] = ipamPlugin === undefined ? [] : await ipamCost(ipamPlugin, dataDir, rounds);
   return {
     at: new Date().toISOString(),
     host: facts,
     rounds,
     rows,
     throughput: rates,
+    ipam,
     absent,
-    goals: goalsOf(rows),
+    goals: [...goalsOf(rows), ...ipamGoalsOf(ipam)],
   };
 }
 
 async function contestantsOf(
   place: Place,
   closers: (() => Promise<void>)[],
-): Promise<{ contestants: Contestant[]; absent: Absent[] }> {
+): Promise<{ contestants: Contestant[]; absent: Absent[]; ipamPlugin: string | undefined }> {
   const { runtime } = options;
   const only = options.only.split(',').filter((name) => name !== '');
   const wanted = (name: string): boolean => only.length === 0 || only.includes(name);
   const contestants: Contestant[] = [];
   const absent: Absent[] = [];
+  let ipamPlugin: string | undefined;
   if (wanted('berth')) {
     const own = await berth(place, runtime);
     closers.push(() => own.close());
     contestants.push(own.api, own.cli);
+    ipamPlugin = own.ipamPlugin;
   }
   for (const [name, make] of [
     ['raw', rawSequence],
@@ -119,7 +125,7 @@ async function contestantsOf(
       closers.push(() => made.close());
     }
   }
-  return { contestants, absent };
+  return { contestants, absent, ipamPlugin };
 }
 
 async function host(): Promise<Record<string, string | number>> {

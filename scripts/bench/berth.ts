@@ -16,6 +16,8 @@ const CLI = fileURLToPath(new URL('../../bin/berth', import.meta.url));
 export interface BerthContestants {
   readonly api: Contestant;
   readonly cli: Contestant;
+  /** The daemon's IPAM plugin. */
+  readonly ipamPlugin: string;
   close(): Promise<void>;
 }
 
@@ -69,6 +71,7 @@ export async function berth(place: Place, runtime: string): Promise<BerthContest
       },
       close: async () => undefined,
     },
+    ipamPlugin: join(dir, 'root/cni-bin/berth-ipam'),
     close,
   };
 }

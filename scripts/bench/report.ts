@@ -1,5 +1,6 @@
 /** What the bench prints and writes. */
 import type { Absent } from './contestant.ts';
+import type { IpamRow } from './ipam-cost.ts';
 import type { Row, Throughput } from './measure.ts';
 
 /** Everything of one run of the bench. */
@@ -9,6 +10,7 @@ export interface Report {
   readonly rounds: number;
   readonly rows: readonly Row[];
   readonly throughput: readonly Throughput[];
+  readonly ipam: readonly IpamRow[];
   readonly absent: readonly Absent[];
   readonly goals: readonly Goal[];
 }
@@ -37,6 +39,18 @@ export function goalsOf(rows: readonly Row[]): Goal[] {
     const ratio = own.lifecycle.medianMs / other.lifecycle.medianMs;
     return [{ against, atMost, ratio, reached: ratio <= atMost }];
   });
+}
+
+/** What a call of berth-ipam, ADD and DEL together, must cost at most in parts of host-local's. */
+const IPAM_AT_MOST = 2;
+
+/** The goal of the IPAM plugin, where host-local was measured beside it. */
+export function ipamGoalsOf(rows: readonly IpamRow[]): Goal[] {
+  const [own, other] = ['berth-ipam', 'host-local'].map((name) => rows.find((row) => row.name === name));
+  if (own === undefined || other === undefined) return [];
+  const both = ({ add, del }: IpamRow): number => add.medianMs + del.medianMs;
+  const ratio = both(own) / both(other);
+  return [{ against: 'host-local', atMost: IPAM_AT_MOST, ratio, reached: ratio <= IPAM_AT_MOST }];
 }
 
 /** The report for people. */
@@ -71,12 +85,19 @@ export function formatReport(report: Report): string {
       ...levels.map((level) => rate(report.throughput, name, level)),
     ]),
   );
+  const ipam = table(
+    ['one call of an IPAM plugin, ms', 'ADD', 'p99', 'DEL', 'p99'],
+    report.ipam.map(({ name, add, del }) => [
+      name,
+      ...[add.medianMs, add.p99Ms, del.medianMs, del.p99Ms].map((ms) => ms.toFixed(1)),
+    ]),
+  );
   const absent = report.absent.map(({ name, reason }) => `skipped: ${name}: ${reason}`);
   const goals = report.goals.map(
     ({ against, atMost, ratio, reached }) =>
       `${reached ? 'reached' : 'MISSED'}: ${ratio.toFixed(2)} x ${against}, at most ${atMost} x is wanted`,
   );
-  return [lifecycles, ...steps, '', rates, ...absent, ...goals].join('\n');
+  return [lifecycles, ...steps, '', rates, ...(report.ipam.length === 0 ? [] : [ipam]), ...absent, ...goals].join('\n');
 }
 
 function rate(all: readonly Throughput[], name: string, level: number): string {

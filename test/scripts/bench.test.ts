@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { Contestant } from '../../scripts/bench/contestant.ts';
 import { inTurn, type Row, throughput } from '../../scripts/bench/measure.ts';
-import { formatReport, goalsOf, type Report } from '../../scripts/bench/report.ts';
+import { formatReport, goalsOf, ipamGoalsOf, type Report } from '../../scripts/bench/report.ts';
 import { figures } from '../../scripts/bench/statistics.ts';
 
 describe('figures', () => {
@@ -91,16 +91,24 @@ describe('goals', () => {
 
   test('are told with medians, ratios, p99, rates and what was skipped', () => {
     const rows = [row('berth, API', 80), row('raw sequence', 100)];
+    const cost = (medianMs: number) => ({ count: 1, minMs: medianMs, medianMs, p99Ms: medianMs });
+    const ipam = [
+      { name: 'berth-ipam', add: cost(6), del: cost(3) },
+      { name: 'host-local', add: cost(2), del: cost(1) },
+    ];
     const report: Report = {
       at: '2026-01-31T00:00:00.000Z',
       host: {},
       rounds: 1,
       rows,
       throughput: [{ name: 'berth, API', concurrency: 4, lifecycles: 16, perSecond: 12.34 }],
+      ipam,
       absent: [{ name: 'ctr run --rm --cni', reason: 'not installed' }],
-      goals: goalsOf(rows),
+      goals: [...goalsOf(rows), ...ipamGoalsOf(ipam)],
     };
     const text = formatReport(report);
+    assert.match(text, /berth-ipam +6\.0 +6\.0 +3\.0 +3\.0/);
+    assert.match(text, /MISSED: 3\.00 x host-local, at most 2 x/);
     for (const part of [/raw sequence +100 +100 +100 +0\.80 x/, /4 at once/, /12\.3/, /skipped: ctr.*not installed/]) {
       assert.match(text, part);
     }
