@@ -3,6 +3,7 @@
  * only place that reads argv. A key in a file has the name of its flag: `run = "/run/berth"`.
  */
 import { existsSync, globSync, readFileSync } from 'node:fs';
+import { isIPv4 } from 'node:net';
 import { posix } from 'node:path';
 import { Command, Option } from 'commander';
 import { parse } from 'smol-toml';
@@ -27,6 +28,8 @@ export interface Config {
   readonly cniTimeoutsMs: Readonly<Partial<Record<(typeof CNI_COMMANDS)[number], number>>>;
   /** Chains of CNI plugins that run side by side on one network, at most; 0: any number. */
   readonly cniConcurrency: number;
+  /** Subnets that networks to be created get theirs from, when none is named: "10.64.0.0/12". */
+  readonly networkPools: readonly string[];
   readonly csiPluginDir: string;
   readonly csiConfDir: string;
   /** Start and supervise the embedded driver local.csi.berth. */
@@ -44,6 +47,7 @@ const MAX_TIMEOUT_SECONDS = 3600;
 /** CNI configurations also lie directly in /etc/cni on some machines. */
 const DEFAULT_CNI_CONF_DIRS = ['/etc/cni/net.d', '/etc/cni'] as const;
 const DEFAULT_CNI_BIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'] as const;
+const DEFAULT_NETWORK_POOL = '10.64.0.0/12';
 const DEFAULT_CONFIG_FILE = '/etc/berth/berthd.toml';
 const MAX_SOCKET_PATH_BYTES = 107;
 
@@ -65,6 +69,7 @@ const settingsSchema = z.strictObject({
   'cni-cache-dir': z.string().optional(),
   'cni-timeout': z.array(z.string()),
   'cni-concurrency': count,
+  'network-pool': z.array(z.string()),
   'csi-plugin-dir': z.string(),
   'csi-conf-dir': z.string(),
   'csi-local-driver': z.boolean(),
@@ -114,6 +119,11 @@ function berthdCommand(version: string): Command {
       collect,
     )
     .option('--cni-concurrency <n>', 'CNI chains side by side on one network (default: 0, any number)')
+    .option(
+      '--network-pool <subnet>',
+      `where networks to be created get their subnets from, repeatable (default: ${DEFAULT_NETWORK_POOL})`,
+      collect,
+    )
     .option('--csi-plugin-dir <dir>', 'CSI plugins register by a socket in here (default: RUN/csi)')
     .option('--csi-conf-dir <dir>', 'CSI plugins registered by a file (default: /etc/berth/csi.d)')
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
@@ -162,6 +172,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'cni-bin-dir': [...DEFAULT_CNI_BIN_DIRS],
     'cni-timeout': [],
     'cni-concurrency': 0,
+    'network-pool': [DEFAULT_NETWORK_POOL],
     'csi-plugin-dir': `${run}/csi`,
     'csi-conf-dir': '/etc/berth/csi.d',
     'csi-local-driver': true,
@@ -187,6 +198,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
       : { cniCacheDir: directory('cni-cache-dir', settings['cni-cache-dir']) }),
     cniTimeoutsMs: Object.fromEntries(settings['cni-timeout'].map(cniTimeout)),
     cniConcurrency: settings['cni-concurrency'],
+    networkPools: settings['network-pool'].map(pool),
     csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
     csiLocalDriver: settings['csi-local-driver'],
@@ -194,6 +206,14 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],
   };
+}
+
+/** "10.64.0.0/12" */
+function pool(text: string): string {
+  const [address = '', prefix = '', ...rest] = text.split('/');
+  const fits = /^\d{1,2}$/.test(prefix) && Number(prefix) >= 8 && Number(prefix) <= 30;
+  if (isIPv4(address) && fits && rest.length === 0) return text;
+  throw invalid('network-pool', `${JSON.stringify(text)} is no IPv4 subnet of 8 to 30 bits such as "10.64.0.0/12"`);
 }
 
 /** "ADD=90" */

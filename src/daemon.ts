@@ -41,10 +41,13 @@ import { RuntimeError } from './errors.ts';
 import { decodeImageRecord } from './image/image-record.ts';
 import { ImageStore } from './image/image-store.ts';
 import { RootfsIsolator } from './image/rootfs-isolator.ts';
+import { parseSubnet } from './ipam/address.ts';
 import { Ipam } from './ipam/ipam.ts';
+import { ipamChecks } from './ipam/ipam-checks.ts';
 import { installIpamPlugin } from './ipam/ipam-plugin.ts';
 import { IpamServer } from './ipam/ipam-server.ts';
-import { decodeLease } from './ipam/lease-table.ts';
+import { decodeLease, type Lease } from './ipam/lease-table.ts';
+import { NetworkMaker } from './networks/network-maker.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
@@ -130,6 +133,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await ipam.server.start(signal);
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
+  const maker = networkMaker(config, network, run, log);
+  await maker.recover(signal);
   await volume.manager.recover(signal);
 
   const facts = (): Fact[] => factsOf(config, runtime, version);
@@ -152,6 +157,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         attachments: (name) => network.isolator.attachments(name),
         condition: (summary, joint) => conditionOf(summary, network, joint),
         live: new LiveNetworks({ ...network, lanes: containerizer, runDir: config.run, run, log }),
+        maker,
+        wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
         collector: new NetworkCollector({
           ...network,
           stale: () => network.isolator.pending(),
@@ -240,6 +247,13 @@ function networkParts(config: Config, database: Database, run: RunProgram, log: 
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
   const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
   return { plugins, configs, cni, store, cache, isolator };
+}
+
+function networkMaker(config: Config, network: NetworkParts, run: RunProgram, log: Logger): NetworkMaker {
+  const { configs, plugins, store } = network;
+  const [confDir = ''] = config.cniConfDirs;
+  const pools = config.networkPools.flatMap((text) => parseSubnet(text) ?? []);
+  return new NetworkMaker({ configs, plugins, store, confDir, leaseDir: `${config.root}/leases`, pools, run, log });
 }
 
 interface VolumeParts {

@@ -37,6 +37,7 @@ describe('readConfig', () => {
       cniBinDirs: ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'],
       cniTimeoutsMs: {},
       cniConcurrency: 0,
+      networkPools: ['10.64.0.0/12'],
       csiPluginDir: '/run/berth/csi',
       csiConfDir: '/etc/berth/csi.d',
       csiLocalDriver: true,
@@ -78,6 +79,15 @@ describe('readConfig', () => {
     }
     for (const bad of ['x', '-1', '1.5', '']) {
       assert.match(refused(['--config', file, `--cni-concurrency=${bad}`]).message, /^cni-concurrency/);
+    }
+  });
+
+  test('takes pools of subnets and refuses what is none', async (t) => {
+    const file = await fileWith(t, '');
+    const flags = ['--config', file, '--network-pool', '10.90.0.0/16', '--network-pool', '192.168.7.0/24'];
+    assert.deepEqual(readConfig(flags, '1.0.0').networkPools, ['10.90.0.0/16', '192.168.7.0/24']);
+    for (const bad of ['', '10.0.0.0', '10.0.0.0/7', '10.0.0.0/31', '10.0.0/16', 'fd00::/48', '10.0.0.0/16/1']) {
+      assert.match(refused(['--config', file, `--network-pool=${bad}`]).message, /^network-pool/);
     }
   });
 

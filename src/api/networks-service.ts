@@ -5,20 +5,26 @@ import type { NetworkCollector } from '../cni/network-collector.ts';
 import type { ConditionReport } from '../cni/network-condition.ts';
 import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import type { NetworkMaker } from '../networks/network-maker.ts';
 import { attachmentMessage } from './container-message.ts';
 import type { CheckNetworksRequest__Output } from './generated/berth/v1/CheckNetworksRequest.ts';
 import type { CheckNetworksResponse } from './generated/berth/v1/CheckNetworksResponse.ts';
 import type { CollectGarbageResponse } from './generated/berth/v1/CollectGarbageResponse.ts';
 import type { ConnectNetworkRequest__Output } from './generated/berth/v1/ConnectNetworkRequest.ts';
+import type { CreateNetworkRequest__Output } from './generated/berth/v1/CreateNetworkRequest.ts';
 import type { DisconnectNetworkRequest__Output } from './generated/berth/v1/DisconnectNetworkRequest.ts';
 import type { DisconnectNetworkResponse } from './generated/berth/v1/DisconnectNetworkResponse.ts';
 import type { InspectNetworkResponse } from './generated/berth/v1/InspectNetworkResponse.ts';
 import type { ListNetworksRequest__Output } from './generated/berth/v1/ListNetworksRequest.ts';
 import type { ListNetworksResponse } from './generated/berth/v1/ListNetworksResponse.ts';
+import type { Network } from './generated/berth/v1/Network.ts';
 import type { NetworkAttachment as NetworkAttachmentMessage } from './generated/berth/v1/NetworkAttachment.ts';
 import type { NetworkRequest__Output } from './generated/berth/v1/NetworkRequest.ts';
 import type { NetworkSelection__Output } from './generated/berth/v1/NetworkSelection.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
+import type { PruneNetworksRequest__Output } from './generated/berth/v1/PruneNetworksRequest.ts';
+import type { PruneNetworksResponse } from './generated/berth/v1/PruneNetworksResponse.ts';
+import type { RemoveNetworkResponse } from './generated/berth/v1/RemoveNetworkResponse.ts';
 import { checkMessage, collectedMessage, containerAttachmentMessage, networkMessage } from './network-message.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
@@ -31,6 +37,9 @@ export interface NetworksServiceOptions {
   readonly condition: (network: NetworkSummary, signal: AbortSignal) => Promise<ConditionReport>;
   readonly live: Pick<LiveNetworks, 'check' | 'connect' | 'disconnect'>;
   readonly collector: Pick<NetworkCollector, 'collect'>;
+  readonly maker: Pick<NetworkMaker, 'create' | 'remove' | 'prune'>;
+  /** Networks that containers name, also those that do not run. */
+  readonly wanted: () => ReadonlySet<string>;
 }
 
 export class NetworksService implements ServiceMethods<NetworksDefinition> {
@@ -79,6 +88,20 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
     const network = checkRef('network', request.network);
     await this.#options.live.disconnect(checkRef('container', request.container), network, signal);
     return {};
+  }
+
+  async create(request: CreateNetworkRequest__Output): Promise<Network> {
+    this.#options.maker.create(request);
+    return networkMessage(this.#options.configs.inspect(request.name).summary);
+  }
+
+  async remove({ name }: NetworkRequest__Output, { signal }: Call): Promise<RemoveNetworkResponse> {
+    await this.#options.maker.remove(checkRef('name', name), signal);
+    return {};
+  }
+
+  async prune(_: PruneNetworksRequest__Output, { signal }: Call): Promise<PruneNetworksResponse> {
+    return { removed: await this.#options.maker.prune(this.#options.wanted(), signal) };
   }
 }
 

@@ -1,7 +1,8 @@
-/** `network ls | inspect`; network-verbs.ts has the verbs that do something. */
+/** `network ls | inspect`; network-create.ts and network-verbs.ts have the verbs that do something. */
 import type { Command } from 'commander';
 import type { Network__Output } from '../api/generated/berth/v1/Network.ts';
 import { attachmentObject } from './container-view.ts';
+import { addNetworkMakingVerbs } from './network-create.ts';
 import { addLiveNetworkVerbs } from './network-verbs.ts';
 import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
@@ -10,7 +11,7 @@ import type { Column } from './table.ts';
 export function addNetworkVerbs(program: Command, session: Session): void {
   const group = program
     .command('network')
-    .summary('networks: ls, inspect, connect, disconnect, check, gc')
+    .summary('networks: create, ls, inspect, rm, prune, connect, disconnect, check, gc')
     .description('Networks of this host: the CNI configurations of the directories berthd was given.');
   group
     .command('ls')
@@ -44,6 +45,7 @@ export function addNetworkVerbs(program: Command, session: Session): void {
         })),
       );
     });
+  addNetworkMakingVerbs(group, session);
   addLiveNetworkVerbs(group, session);
 }
 

@@ -1,8 +1,25 @@
 /** Configuration files of a directory: which there are, in which order, and what is in them. */
 import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { RuntimeError, systemCode } from '../errors.ts';
+import { CNI_NAME } from './protocol.ts';
 
 const MAX_FILE_BYTES = 1024 * 1024;
+
+/** The name of the file that `berth network create` makes for a network. */
+export function createdFileName(network: string): string {
+  return `80-berth-${network}.conflist`;
+}
+
+/** The network a file was made for by `berth network create`; undefined for other files. */
+export function createdNetwork(file: string): string | undefined {
+  const name = /^80-berth-(.+)\.conflist$/.exec(file)?.[1];
+  return name !== undefined && CNI_NAME.test(name) ? name : undefined;
+}
+
+/** True for files that `berth network create` made. */
+export function isCreatedFile(file: string): boolean {
+  return createdNetwork(file) !== undefined;
+}
 
 /** Names in byte order, whatever the locale; none when there is no such directory. */
 export function sortedNames(dir: string): string[] {

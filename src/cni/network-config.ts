@@ -6,13 +6,14 @@
  *   DIR/NAME/*.conf           more plugins for the chain of network NAME
  *   DIR/20-name.conf, .json   a single plugin
  *
- * When no directory holds any of these, the ones that come with Berth are used. The first usable network is the
- * default one. Of two files with one name the first `.conflist` counts, then the first of the others.
+ * When no directory holds any of these but networks that people had Berth create, the ones that come with Berth are used
+ * as well, before them. The first usable network is the default one. Of two files with one name the first `.conflist`
+ * counts, then the first of the others.
  */
 import { extname, join } from 'node:path';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
-import { readRegularFile, sortedNames } from './config-files.ts';
+import { isCreatedFile, readRegularFile, sortedNames } from './config-files.ts';
 import { executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
 import { type ParsedNetwork, parseNetworkList, parsePlugin, parseSingleNetwork } from './network-config-parser.ts';
 import type { PluginPath } from './plugin-path.ts';
@@ -153,12 +154,15 @@ export class NetworkConfigs {
 
   /** The directories the configurations come from now: those given, or the one that comes with Berth. */
   directories(): readonly string[] {
-    return this.#files().length === 0 ? [this.#fallbackDir] : this.#confDirs;
+    const given = this.#files();
+    if (given.length === 0) return [this.#fallbackDir];
+    return given.every(({ name }) => isCreatedFile(name)) ? [this.#fallbackDir, ...this.#confDirs] : this.#confDirs;
   }
 
   #entries(): Entry[] {
     const given = this.#files();
-    const files = given.length === 0 ? configFiles(this.#fallbackDir, this.#log) : given;
+    const fallback = given.every(({ name }) => isCreatedFile(name));
+    const files = [...(fallback ? configFiles(this.#fallbackDir, this.#log) : []), ...given];
     const entries = files.map(({ dir, name }) => this.#read(dir, name));
     return entries.map((entry) => shadowed(entry, entries));
   }

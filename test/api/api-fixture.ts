@@ -132,6 +132,12 @@ export class FakeBackends {
             calls.push(`disconnect ${ref} from ${name}`);
           },
         },
+        maker: {
+          create: ({ name }) => void calls.push(`create network ${name}`),
+          remove: async (name) => void calls.push(`remove network ${name}`),
+          prune: async () => [],
+        },
+        wanted: () => new Set(),
         collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
       }),
       Volumes: new VolumesService({

@@ -28,7 +28,8 @@ const MAY_IMPORT: ReadonlyMap<string, readonly string[]> = new Map([
   ['csi/local', ['kernel', 'src/csi/protocol.ts', 'src/csi/generated/']],
   ['image', ['kernel', ...RUNTIME_CONTRACTS]],
   ['ipam', ['kernel', 'src/cni/protocol.ts', ...CNI_TEXTS]],
-  ['api', ['kernel', 'src/runtime/', 'src/cni/', 'src/csi/', 'src/ipam/', 'src/image/']],
+  ['networks', ['kernel', 'src/cni/', 'src/ipam/', ...RUNTIME_CONTRACTS]],
+  ['api', ['kernel', 'src/runtime/', 'src/cni/', 'src/csi/', 'src/ipam/', 'src/networks/', 'src/image/']],
   ['cli', ['src/api/generated/']],
   // Of the embedded driver it knows the command line only.
   ['composition', ['kernel', 'src/', 'src/csi/local/local-driver.ts']],
