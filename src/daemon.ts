@@ -144,6 +144,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       ...(await hostChecks({ runtime, conmonPath }, joint)),
       ...networkChecks(network.configs, network.plugins),
       ...pluginChecks(volume.registry),
+      ...ipamChecks(ipam.store),
     ];
   };
   const server = new ApiServer({
@@ -220,11 +221,12 @@ function ipamParts(
   config: Config,
   database: Database,
   log: Logger,
-): { readonly ipam: Ipam; readonly server: IpamServer } {
+): { readonly ipam: Ipam; readonly store: Store<Lease>; readonly server: IpamServer } {
   const socketPath = `${config.run}/ipam.sock`;
   installIpamPlugin(ownPluginDir(config), socketPath);
-  const ipam = new Ipam({ store: database.store('lease', decodeLease), log });
-  return { ipam, server: new IpamServer({ socketPath, ipam, log }) };
+  const store = database.store('lease', decodeLease);
+  const ipam = new Ipam({ store, log });
+  return { ipam, store, server: new IpamServer({ socketPath, ipam, log }) };
 }
 
 interface NetworkParts {
