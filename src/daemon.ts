@@ -89,7 +89,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   parts.defer(() => database.close());
   const spawner = new Spawner({ log });
   parts.defer(() => spawner.close());
-  spawner.start();
+  spawner.open();
   const run: RunProgram = (program, joint) => spawner.run(program, joint);
   const runtime = await chooseRuntime(config, log, signal);
   const conmonPath = findProgram('conmon') ?? CONMON_FALLBACK;
@@ -107,6 +107,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
     runDir: config.run,
     cgroupParent: config.cgroupParent,
     run,
+    start: (program) => spawner.start(program),
     log,
   });
   const containerizer = new Containerizer({
@@ -143,8 +144,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
     return [
       ...(await hostChecks({ runtime, conmonPath }, joint)),
       ...networkChecks(network.configs, network.plugins),
-      ...pluginChecks(volume.registry),
       ...ipamChecks(ipam.store),
+      ...pluginChecks(volume.registry),
     ];
   };
   const server = new ApiServer({

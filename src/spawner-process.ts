@@ -1,27 +1,42 @@
 /**
- * The process behind spawner.ts: runs the programs it is asked to run, and ends with the channel. It imports next to
- * nothing, so that it stays small.
+ * The process behind spawner.ts: runs and starts the programs it is asked to, and ends with the channel. It imports next
+ * to nothing, so that it stays small.
  */
-import { runProgram } from './run-program.ts';
+import { type Program, runProgram } from './run-program.ts';
 import type { SpawnerAnswer, SpawnerRequest } from './spawner.ts';
+import { startProgram } from './start-program.ts';
 
 const running = new Map<number, AbortController>();
 
 process.on('message', (request: SpawnerRequest) => {
-  if (request.kind === 'abort') {
-    running.get(request.id)?.abort();
-    return;
-  }
-  const { id, program } = request;
-  const controller = new AbortController();
-  running.set(id, controller);
-  void runProgram(program, controller.signal).then((end) => {
-    running.delete(id);
-    const answer: SpawnerAnswer = { id, end };
-    if (process.connected) process.send?.(answer);
-  });
+  if (request.kind === 'run') void run(request.id, request.program);
+  else if (request.kind === 'start') void start(request.id, request.program);
+  else running.get(request.id)?.abort();
 });
 // Programs under way are their own masters: the next daemon deals with what they did.
 process.on('disconnect', () => process.exit(0));
 // The terminal's signals are for the daemon, which decides when this process goes.
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => undefined);
+
+async function run(id: number, program: Program): Promise<void> {
+  const controller = new AbortController();
+  running.set(id, controller);
+  const end = await runProgram(program, controller.signal);
+  running.delete(id);
+  answer({ kind: 'end', id, end });
+}
+
+async function start(id: number, program: Omit<Program, 'input'>): Promise<void> {
+  const started = startProgram(program);
+  answer({ kind: 'pid', id, pid: await started.pid });
+  const text = await started.report;
+  // Where it complains before it reports nothing, the complaints must come first.
+  if (text === '') answer({ kind: 'complaints', id, text: await started.complaints });
+  answer({ kind: 'report', id, text });
+  await started.ended;
+  answer({ kind: 'ended', id });
+}
+
+function answer(message: SpawnerAnswer): void {
+  if (process.connected) process.send?.(message);
+}

@@ -3,8 +3,10 @@
  * runs in and stops it meanwhile: two milliseconds and more of a daemon of a hundred megabytes, a dozen times for each
  * container, while every other container waits. Asking a process of a tenth of that size costs a fraction.
  *
- *   daemon --{id, program}--> spawner-process.ts --runProgram--> mount, iptables, crun, ...
- *          <--{id, end}-----
+ *   daemon --{run, id, program}----> spawner-process.ts --runProgram----> mount, iptables, crun, ...
+ *          <--{end, id, end}--------
+ *          --{start, id, program}-->                    --startProgram--> conmon
+ *          <--{pid, report, complaints, ended}
  *
  * When the daemon dies the channel closes and the process ends; programs under way end by themselves, as they would
  * have as the daemon's own children. When the process dies, what it had under way has an unknown outcome ("aborted"),
@@ -14,17 +16,22 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import type { Program, ProgramEnd } from './run-program.ts';
+import type { StartedProgram } from './start-program.ts';
 
 /** What the daemon sends. */
 export type SpawnerRequest =
   | { readonly kind: 'run'; readonly id: number; readonly program: Program }
+  | { readonly kind: 'start'; readonly id: number; readonly program: Omit<Program, 'input'> }
   | { readonly kind: 'abort'; readonly id: number };
 
-/** What comes back. */
-export interface SpawnerAnswer {
-  readonly id: number;
-  readonly end: ProgramEnd;
-}
+/** What comes back: one `end` for a run; for a start each of the others, once. */
+export type SpawnerAnswer =
+  | { readonly kind: 'end'; readonly id: number; readonly end: ProgramEnd }
+  | { readonly kind: 'pid'; readonly id: number; readonly pid?: number | undefined }
+  | { readonly kind: 'report' | 'complaints'; readonly id: number; readonly text: string }
+  | { readonly kind: 'ended'; readonly id: number };
+
+type Listener = (answer: SpawnerAnswer) => void;
 
 const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
 const MAIN = fileURLToPath(new URL(`./spawner-process.${EXTENSION}`, import.meta.url));
@@ -33,7 +40,9 @@ const NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=64'];
 
 export class Spawner {
   readonly #log: Logger;
-  readonly #waiting = new Map<number, (end: ProgramEnd) => void>();
+  readonly #listeners = new Map<number, Listener>();
+  /** Requests that are waited for: they keep this process from ending, as children would. */
+  #urgent = 0;
   #process: ChildProcess | undefined;
   #lastId = 0;
   #closed = false;
@@ -43,36 +52,74 @@ export class Spawner {
   }
 
   /** Starts the process ahead of the first program. */
-  start(): void {
+  open(): void {
     this.#current();
   }
 
   /** As {@link runProgram}, in the other process. */
   async run(program: Program, signal: AbortSignal): Promise<ProgramEnd> {
     if (signal.aborted || this.#closed) return { kind: 'aborted' };
-    this.#lastId += 1;
-    const id = this.#lastId;
     const { promise, resolve } = Promise.withResolvers<ProgramEnd>();
-    this.#waiting.set(id, resolve);
+    const id = this.#listen((answer) => {
+      if (answer.kind === 'end') resolve(answer.end);
+    });
     const abort = (): void => this.#send({ kind: 'abort', id });
     signal.addEventListener('abort', abort, { once: true });
     this.#send({ kind: 'run', id, program });
-    // A program under way keeps this process from ending, as a child would; an idle spawner does not.
-    this.#process?.channel?.ref();
     try {
-      return await promise;
+      return await this.#wait(promise);
     } finally {
       signal.removeEventListener('abort', abort);
-      this.#waiting.delete(id);
-      if (this.#waiting.size === 0) this.#process?.channel?.unref();
+      this.#listeners.delete(id);
     }
   }
 
-  /** Ends the process. No program may be under way. */
+  /** As {@link startProgram}, in the other process. */
+  start(program: Omit<Program, 'input'>): StartedProgram {
+    const pid = Promise.withResolvers<number | undefined>();
+    const report = Promise.withResolvers<string>();
+    const complaints = Promise.withResolvers<string>();
+    const ended = Promise.withResolvers<void>();
+    const id = this.#listen((answer) => {
+      if (answer.kind === 'pid') pid.resolve(answer.pid);
+      else if (answer.kind === 'report') report.resolve(answer.text);
+      else if (answer.kind === 'complaints') complaints.resolve(answer.text);
+      else {
+        // The last word; also what is left to say when the spawner has died.
+        this.#listeners.delete(id);
+        pid.resolve(undefined);
+        report.resolve('');
+        complaints.resolve('the process that started it died');
+        ended.resolve();
+      }
+    });
+    this.#send({ kind: 'start', id, program });
+    void this.#wait(report.promise);
+    return { pid: pid.promise, report: report.promise, complaints: complaints.promise, ended: ended.promise };
+  }
+
+  /** Ends the process. No program that is waited for may be under way. */
   close(): void {
     this.#closed = true;
     if (this.#process?.connected === true) this.#process.disconnect();
     this.#process = undefined;
+  }
+
+  #listen(listener: Listener): number {
+    this.#lastId += 1;
+    this.#listeners.set(this.#lastId, listener);
+    return this.#lastId;
+  }
+
+  async #wait<T>(answer: Promise<T>): Promise<T> {
+    this.#urgent += 1;
+    this.#process?.channel?.ref();
+    try {
+      return await answer;
+    } finally {
+      this.#urgent -= 1;
+      if (this.#urgent === 0) this.#process?.channel?.unref();
+    }
   }
 
   #send(request: SpawnerRequest): void {
@@ -90,7 +137,7 @@ export class Spawner {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     });
     this.#process = child;
-    child.on('message', (answer: SpawnerAnswer) => this.#waiting.get(answer.id)?.(answer.end));
+    child.on('message', (answer: SpawnerAnswer) => this.#listeners.get(answer.id)?.(answer));
     child.once('error', (error) => this.#lost(child, error));
     child.once('exit', (exitCode, signalName) => this.#lost(child, { exitCode, signalName }));
     child.unref();
@@ -102,7 +149,9 @@ export class Spawner {
   #lost(child: ChildProcess, end: unknown): void {
     if (this.#process !== child) return;
     this.#process = undefined;
-    if (!this.#closed) this.#log.error({ end, underWay: this.#waiting.size }, 'spawner ended, will be started again');
-    for (const resolve of this.#waiting.values()) resolve({ kind: 'aborted' });
+    if (!this.#closed) this.#log.error({ end, underWay: this.#urgent }, 'spawner ended, will be started again');
+    for (const [id, listener] of [...this.#listeners]) {
+      listener({ kind: 'end', id, end: { kind: 'aborted' } });
+    }
   }
 }

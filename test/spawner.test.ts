@@ -9,6 +9,7 @@ import { pino } from 'pino';
 import type { Program } from '../src/run-program.ts';
 import { runProgram } from '../src/run-program.ts';
 import { Spawner } from '../src/spawner.ts';
+import { startProgram } from '../src/start-program.ts';
 import { cleanup, type TestScope } from './support/cleanup.ts';
 import { tempDir } from './support/temp-dir.ts';
 
@@ -105,6 +106,35 @@ for (const where of ['runProgram', 'Spawner.run'] as const) {
   });
 }
 
+for (const where of ['startProgram', 'Spawner.start'] as const) {
+  describe(where, () => {
+    const starterOf = (t: TestScope) => {
+      if (where === 'startProgram') return startProgram;
+      const spawner = spawnerOf(t);
+      return (program: Program) => spawner.start(program);
+    };
+
+    test('tells pid and report, leaves the program running, and tells its end', async (t) => {
+      const started = starterOf(t)(shell('echo ready >&3; exec sleep 1000'));
+      assert.equal(await started.report, 'ready\n');
+      const pid = await started.pid;
+      assert.ok(pid !== undefined && !dead(pid));
+      process.kill(pid, 'SIGKILL');
+      await started.ended;
+    });
+
+    test('tells what a program complained of that ended without a report', async (t) => {
+      const started = starterOf(t)(shell('echo why >&2; exit 1'));
+      assert.equal(await started.report, '');
+      assert.equal(await started.complaints, 'why\n');
+      await started.ended;
+      const missing = starterOf(t)({ file: '/nonexistent', args: [], env: ENV });
+      assert.equal(await missing.report, '');
+      assert.match(await missing.complaints, /ENOENT/);
+    });
+  });
+}
+
 describe('Spawner', () => {
   test('runs programs side by side in one other process', async (t) => {
     const spawner = spawnerOf(t);
@@ -131,6 +161,14 @@ describe('Spawner', () => {
     cleanup(t, () => void process.kill(pid, 'SIGKILL'));
     process.kill(parentOf(pid), 'SIGKILL');
     assert.deepEqual(await work.end, { kind: 'aborted' });
+    const orphan = spawner.start(shell('echo ready >&3; exec sleep 1000'));
+    const orphanPid = (await orphan.pid) ?? 0;
+    assert.ok(orphanPid > 0);
+    cleanup(t, () => void process.kill(orphanPid, 'SIGKILL'));
+    await orphan.report;
+    process.kill(parentOf(orphanPid), 'SIGKILL');
+    await orphan.ended;
+    assert.ok(!dead(orphanPid), 'what was started to stay stays');
     const again = await spawner.run(shell('echo again'), FOREVER);
     assert.equal(again.kind === 'exited' && again.stdout, 'again\n');
   });

@@ -14,6 +14,7 @@ import type { Logger } from 'pino';
 import { gathered, RuntimeError, systemCode } from '../../errors.ts';
 import { identify, isAlive, signalProcess } from '../../process-identity.ts';
 import { type RunProgram, runProgram } from '../../run-program.ts';
+import { type StartProgram, startProgram } from '../../start-program.ts';
 import { CgroupTree } from '../cgroup-tree.ts';
 import { hadOomKill } from '../cgroup-usage.ts';
 import type { ContainerId, Exit } from '../container.ts';
@@ -47,11 +48,14 @@ export interface OciLauncherOptions {
   readonly log: Logger;
   /** Who starts the runtime's verbs; this process unless given. */
   readonly run?: RunProgram;
+  /** Who starts conmon; this process unless given. */
+  readonly start?: StartProgram;
 }
 
 export class OciLauncher implements Launcher {
   readonly #options: OciLauncherOptions;
   readonly #run: RunProgram;
+  readonly #start: StartProgram;
   readonly #seccomp = new SeccompPrograms();
   readonly #root: RuntimeRoot;
   readonly #tree: CgroupTree;
@@ -63,6 +67,7 @@ export class OciLauncher implements Launcher {
   constructor(options: OciLauncherOptions) {
     this.#options = options;
     this.#run = options.run ?? runProgram;
+    this.#start = options.start ?? startProgram;
     this.#log = options.log.child({ component: 'launcher' });
     this.#root = new RuntimeRoot(options);
     this.#tree = new CgroupTree({ parent: options.cgroupParent });
@@ -91,7 +96,7 @@ export class OciLauncher implements Launcher {
     await prepareLog(this.#root.log(id));
     this.#exits.remove(id, new RuntimeError('ABORTED', `container ${id}: a new run begins`));
     this.#root.writeBundle(id, spec);
-    const conmon = new Conmon({
+    const conmon = new Conmon(this.#start, {
       id,
       conmonPath: this.#options.conmonPath,
       runtimePath: this.#options.runtime,
@@ -101,11 +106,12 @@ export class OciLauncher implements Launcher {
       exitDir: this.#root.exits,
       logPath: this.#root.log(id),
     });
-    this.#log.debug({ containerId: id, conmonPid: conmon.identity?.pid }, 'conmon started');
     try {
+      const identity = await conmon.identity();
+      this.#log.debug({ containerId: id, conmonPid: identity?.pid }, 'conmon started');
       const init = identify(await conmon.created(signal));
       if (init === undefined) throw new RuntimeError('INTERNAL', `container ${id}: its process ended at once`);
-      this.#supervision.add(id, { init, conmon: conmon.identity, conmonEnded: conmon.ended });
+      this.#supervision.add(id, { init, conmon: identity, conmonEnded: conmon.ended });
       this.#seccomp.learn(spec, join(this.#root.stateOf(id), COMPILED_FILTER));
       return init;
     } catch (error) {
