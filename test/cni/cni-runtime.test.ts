@@ -118,6 +118,18 @@ describe('CniRuntime.add', () => {
     }
   });
 
+  test('leaves a static runtimeConfig as it stands where nothing is offered', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const own = { runtimeConfig: { mac: '02:00:00:00:00:09' } };
+    const chain = [
+      { type: 'first', ...own },
+      { type: 'second', ...own, capabilities: { mac: true } },
+    ];
+    await cni.add(attachment({ network: network({ plugins: chain }) }), ignore, soon());
+    const given = plugins.runs().map(({ stdin }) => JSON.parse(stdin).runtimeConfig);
+    assert.deepEqual(given, [{ mac: '02:00:00:00:00:09' }, { mac: '02:00:00:00:00:01' }]);
+  });
+
   test('stops at the first plugin that fails and says which, why and with which code', async (t) => {
     const { plugins, cni } = await setUp(t);
     plugins.answers('second', 'ADD', { code: 11, msg: 'pool is\nbusy', details: 'come back' }, 1);

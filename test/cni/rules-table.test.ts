@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict';
+import { globSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { describe, test } from 'node:test';
+
+const ROOT = join(import.meta.dirname, '../..');
+
+interface Row {
+  readonly file: string;
+  readonly title: string;
+}
+
+/** Rows of the tables whose second column names a test: "`file` title". */
+function rows(text: string): readonly Row[] {
+  return [...text.matchAll(/^\|.*\| `([a-z0-9-]+)` (.+) \|$/gm)].map(([, file = '', title = '']) => ({ file, title }));
+}
+
+/** Text of all test files by their names without extensions. */
+function testFiles(): ReadonlyMap<string, string> {
+  const paths = globSync('test/**/*.{test,integration}.ts', { cwd: ROOT });
+  const texts = new Map<string, string>();
+  for (const path of paths) {
+    const name = basename(path).replace(/\.(test|integration)\.ts$/, '');
+    texts.set(name, `${texts.get(name) ?? ''}${readFileSync(join(ROOT, path), 'utf8')}`);
+  }
+  return texts;
+}
+
+describe('the table of rules in docs/cni.md', () => {
+  const table = readFileSync(join(ROOT, 'docs/cni.md'), 'utf8').split('## Rules and their tests')[1] ?? '';
+
+  test('names tests that exist', () => {
+    const files = testFiles();
+    const lost = rows(table).filter(({ file, title }) => {
+      const text = files.get(file)?.replaceAll('\\u2019', '\u2019') ?? '';
+      return !text.includes(title);
+    });
+    assert.deepEqual(lost, []);
+  });
+
+  test('has a test for every rule', () => {
+    const lines = table.split('\n').filter((line) => line.startsWith('|') && !line.startsWith('|---'));
+    const heads = lines.filter((line) => line.endsWith('| test |'));
+    assert.equal(rows(table).length, lines.length - heads.length);
+    assert.ok(rows(table).length > 60);
+  });
+});
