@@ -14,10 +14,13 @@ export class PluginPath {
   readonly given: readonly string[];
   readonly #binDirs: readonly string[];
 
-  /** `ownDirs` are searched last: they hold the plugins that come with Berth. */
+  /**
+   * `ownDirs` hold the plugins that come with Berth. They are searched first: a copy somewhere else may belong to
+   * another daemon.
+   */
   constructor(given: readonly string[], ownDirs: readonly string[] = []) {
     this.given = given;
-    this.#binDirs = [...given, ...ownDirs];
+    this.#binDirs = [...ownDirs, ...given];
   }
 
   /** The value of CNI_PATH. */
