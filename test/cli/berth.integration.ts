@@ -305,12 +305,31 @@ describe('berth for everything else', { concurrency: 2 }, () => {
 
   test('networks', async (t) => {
     const bench = await Bench.open(t);
-    assert.match(await bench.ok('network', 'ls'), /^berth +ready +yes +bridge > portmap +\/etc\/cni/m);
+    assert.match(await bench.ok('network', 'ls'), /^berth +ready +unavailable +yes +bridge > portmap +\/etc\/cni/m);
     const expected = { name: 'berth', state: 'ready', default: true, plugins: ['bridge', 'portmap'] };
     assert.partialDeepStrictEqual(await bench.json('network', 'ls', '--format', 'json'), [expected]);
     assert.partialDeepStrictEqual(await bench.json('network', 'inspect', 'berth'), [
       { ...expected, config: { name: 'berth' }, containers: [{ interface: 'eth0', addresses: ['10.86.0.5/16'] }] },
     ]);
+  });
+
+  test('addresses', async (t) => {
+    const bench = await Bench.open(t);
+    assert.match(await bench.ok('ipam', 'ls'), /^10\.86\.0\.5 +berth +c0ffee +eth0 +attached +\d+ days? +berth-ipam$/m);
+    assert.deepEqual(await bench.json('ipam', 'ls', '--network', 'other', '--format', 'json'), []);
+    assert.partialDeepStrictEqual(await bench.json('ipam', 'inspect', '10.86.0.5', 'berth/10.86.0.5'), [
+      { address: '10.86.0.5', network: 'berth', container: 'c0ffee', state: 'attached', releasedAt: null },
+      { address: '10.86.0.5' },
+    ]);
+    assert.match(
+      (await bench.berth('ipam', 'release', '10.86.0.5')).stderr,
+      /is held by eth0 of container c0ffee, which/,
+    );
+    assert.equal(await bench.ok('ipam', 'release', '-f', '10.86.0.5'), '10.86.0.5\n');
+    for (const ref of ['10.86.0.6', 'other/10.86.0.5', '10.86.0', 'a/b/c', '']) {
+      const { code, stderr } = await bench.berth('ipam', 'release', ref);
+      assert.deepEqual([code, stderr.startsWith('berth: address: ')], [1, true], `${ref}: ${stderr}`);
+    }
   });
 
   test('volumes and plugins', async (t) => {
