@@ -4,6 +4,7 @@
  */
 import { statSync } from 'node:fs';
 import type { Logger } from 'pino';
+import { RETRYABLE, RuntimeError } from '../errors.ts';
 import type { PluginPath } from './plugin-path.ts';
 
 /** Options of {@link PluginVersions}. */
@@ -88,6 +89,8 @@ export class PluginVersions {
       this.#log.debug({ plugin: type, path, versions: answer.versions }, 'CNI plugin told its versions');
     } catch (error) {
       this.#log.debug({ err: error, plugin: type, path }, 'CNI plugin does not tell its versions');
+      // Its file was being written, say: another time it may tell.
+      if (RETRYABLE.has(RuntimeError.from(error, 'VERSION').code)) this.#answers.delete(path);
     } finally {
       answer.isSettled = true;
       resolve();

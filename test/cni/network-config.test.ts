@@ -285,6 +285,16 @@ describe('versions of plugins', () => {
     assert.deepEqual(plugins.calls(), ['mute VERSION']);
   });
 
+  test('are asked for again when the plugin was busy', async (t) => {
+    const { configs, plugins, write } = await versioned(t, 'busy');
+    plugins.answers('busy', 'VERSION', { code: 11, msg: 'later' }, 1);
+    write('10-net.conflist', list('net', 'busy'));
+    assert.equal(await configs.learnVersions(soon()), true);
+    speaks(plugins, 'busy', '0.4.0');
+    assert.equal(await configs.learnVersions(soon()), true);
+    assert.throws(() => configs.load('net'), { code: 'FAILED_PRECONDITION' });
+  });
+
   test('are not waited for longer than the caller wants', async (t) => {
     const { configs, plugins, write } = await versioned(t, 'slow');
     const gate = join(plugins.base, 'gate');
