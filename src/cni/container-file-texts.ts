@@ -17,10 +17,25 @@ import { hostDns, mergeDns, parseResolvConf, resolvConf } from './resolver.ts';
 /** Texts by file name; a missing one is not known yet. */
 export type FileTexts = Readonly<Partial<Record<ContainerFile, string>>>;
 
-/** Another container, as this one finds it. */
+/** A container at one of its addresses, as others find it. Each stands in the files of many, so its line is made once. */
 export interface Peer {
+  readonly containerId: string;
   readonly address: string;
   readonly names: readonly string[];
+  /** The names as they are compared: names of hosts have no case. */
+  readonly keys: readonly string[];
+  readonly line: string;
+}
+
+/** See {@link Peer}. */
+export function peerOf(containerId: string, address: string, names: readonly string[]): Peer {
+  return {
+    containerId,
+    address,
+    names,
+    keys: names.map((name) => name.toLowerCase()),
+    line: hostsLine(address, names),
+  };
 }
 
 const LOOPBACK_LINES: readonly string[] = [
@@ -106,9 +121,10 @@ export function hostsText(record: NetworkRecord, peers: readonly Peer[]): string
 function peerLines(names: RecordedNames, peers: readonly Peer[]): readonly string[] {
   const given = names.naming?.extraHosts.map(({ name }) => name) ?? [];
   const taken = new Set([...LOOPBACK_NAMES, ...ownNames(names), ...given].map((name) => name.toLowerCase()));
-  return peers.flatMap((peer) => {
-    const free = peer.names.filter((name) => !taken.has(name.toLowerCase()));
-    return free.length === 0 ? [] : [hostsLine(peer.address, free)];
+  return peers.flatMap(({ address, names: called, keys, line }) => {
+    if (!keys.some((key) => taken.has(key))) return line;
+    const free = called.filter((_, index) => !taken.has(keys[index] ?? ''));
+    return free.length === 0 ? [] : hostsLine(address, free);
   });
 }
 

@@ -7,7 +7,7 @@ import { setImmediate as endOfTurn } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { ContainerId } from '../runtime/container.ts';
 import type { Store } from '../store.ts';
-import { attachedTexts, hostsText, type Peer } from './container-file-texts.ts';
+import { attachedTexts, hostsText, type Peer, peerOf } from './container-file-texts.ts';
 import type { ContainerFiles } from './container-files.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
 import { statusOf } from './network-status.ts';
@@ -39,7 +39,7 @@ export class NetworkNames {
    * @throws {RuntimeError} as {@link attachedTexts}, and when a file cannot be written
    */
   fill(id: ContainerId, record: NetworkRecord): void {
-    this.#files.fill(id, attachedTexts(record, this.#peersOf(id, record)));
+    this.#files.fill(id, attachedTexts(record, new Directory(this.#store.entries()).peersOf(id, record)));
   }
 
   /**
@@ -58,22 +58,39 @@ export class NetworkNames {
     this.#round = undefined;
     const changed = new Set(this.#changed);
     this.#changed.clear();
+    const directory = new Directory(this.#store.entries());
     for (const [id, record] of this.#store.entries()) {
       if (record.names === undefined || !networksOf(record).some((network) => changed.has(network))) continue;
       try {
-        this.#files.fill(id, { hosts: hostsText(record, this.#peersOf(id, record)) });
+        this.#files.fill(id, { hosts: hostsText(record, directory.peersOf(id, record)) });
       } catch (error) {
         this.#log.warn({ err: error, containerId: id }, 'hosts file cannot be kept current');
       }
     }
   }
+}
+
+/** Who is on which network at one moment. Asked for each member of a network, it looks at the records once. */
+class Directory {
+  readonly #records: ReadonlyMap<ContainerId, NetworkRecord>;
+  readonly #members = new Map<string, readonly Peer[]>();
+
+  constructor(records: ReadonlyMap<ContainerId, NetworkRecord>) {
+    this.#records = records;
+  }
 
   /** The others on the networks of a container: in the order of its networks, then by name. */
-  #peersOf(id: ContainerId, record: NetworkRecord): readonly Peer[] {
-    const others = [...this.#store.entries()].filter(([other, { names }]) => other !== id && names !== undefined);
-    return networksOf(record).flatMap((network) =>
-      others.flatMap(([, other]) => membersOf(other, network)).sort((a, b) => order(a.names[0], b.names[0])),
-    );
+  peersOf(id: ContainerId, record: NetworkRecord): readonly Peer[] {
+    return networksOf(record).flatMap((network) => this.#on(network).filter(({ containerId }) => containerId !== id));
+  }
+
+  #on(network: string): readonly Peer[] {
+    const known = this.#members.get(network);
+    if (known !== undefined) return known;
+    const members = [...this.#records].flatMap(([id, record]) => membersOf(id, record, network));
+    members.sort((a, b) => order(a.names[0], b.names[0]));
+    this.#members.set(network, members);
+    return members;
   }
 }
 
@@ -83,14 +100,15 @@ export function networksOf(record: NetworkRecord): readonly string[] {
 }
 
 /** A container as others on the network see it: one entry for each of its addresses there. */
-function membersOf(record: NetworkRecord, network: string): Peer[] {
-  const { name = '', naming } = record.names ?? {};
+function membersOf(id: ContainerId, record: NetworkRecord, network: string): Peer[] {
+  if (record.names === undefined) return [];
+  const { name, naming } = record.names;
   return record.attachments
     .filter((entry) => entry.state === 'added' && entry.network.name === network)
     .flatMap((entry) => {
       const names = [...new Set([name, ...(naming?.aliases ?? []), ...aliasesOf(entry)])];
       const addresses = statusOf({ ...record, attachments: [entry] }).flatMap((status) => status.addresses);
-      return addresses.map((cidr) => ({ address: cidr.split('/')[0] ?? cidr, names }));
+      return addresses.map((cidr) => peerOf(id, cidr.split('/')[0] ?? cidr, names));
     });
 }
 
