@@ -48,6 +48,7 @@ import { installIpamPlugin } from './ipam/ipam-plugin.ts';
 import { IpamServer } from './ipam/ipam-server.ts';
 import { decodeLease, type Lease } from './ipam/lease-table.ts';
 import { NetworkMaker } from './networks/network-maker.ts';
+import { NetworkReload } from './networks/network-reload.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
@@ -160,6 +161,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         condition: (summary, joint) => conditionOf(summary, network, joint),
         live: new LiveNetworks({ ...network, lanes: containerizer, runDir: config.run, run, log }),
         maker,
+        reload: new NetworkReload({ ...network, lanes: containerizer, run, log }),
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
         collector: new NetworkCollector({
           ...network,

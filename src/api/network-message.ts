@@ -4,10 +4,12 @@ import type { CollectedNetwork } from '../cni/network-collector.ts';
 import type { ConditionReport, NetworkCondition } from '../cni/network-condition.ts';
 import type { NetworkState, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import type { ReloadedAttachment } from '../networks/network-reload.ts';
 import type { CollectedNetwork as CollectedMessage } from './generated/berth/v1/CollectedNetwork.ts';
 import type { ContainerAttachment } from './generated/berth/v1/ContainerAttachment.ts';
 import type { Network } from './generated/berth/v1/Network.ts';
 import type { NetworkCheck } from './generated/berth/v1/NetworkCheck.ts';
+import type { ReloadedAttachment as ReloadedMessage } from './generated/berth/v1/ReloadedAttachment.ts';
 
 const STATES = {
   ready: 'NETWORK_STATE_READY',
@@ -52,4 +54,8 @@ export function checkMessage({ network, interfaceName, outcome, reason }: Attach
 
 export function collectedMessage({ name, released, asked, error }: CollectedNetwork): CollectedMessage {
   return { name, released: [...released], asked, error };
+}
+
+export function reloadedMessage({ restored, ...attachment }: ReloadedAttachment): ReloadedMessage {
+  return { ...attachment, restored: [...restored] };
 }

@@ -6,6 +6,7 @@ import type { ConditionReport } from '../cni/network-condition.ts';
 import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
 import type { NetworkMaker } from '../networks/network-maker.ts';
+import type { NetworkReload } from '../networks/network-reload.ts';
 import { attachmentMessage } from './container-message.ts';
 import type { CheckNetworksRequest__Output } from './generated/berth/v1/CheckNetworksRequest.ts';
 import type { CheckNetworksResponse } from './generated/berth/v1/CheckNetworksResponse.ts';
@@ -24,8 +25,15 @@ import type { NetworkSelection__Output } from './generated/berth/v1/NetworkSelec
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
 import type { PruneNetworksRequest__Output } from './generated/berth/v1/PruneNetworksRequest.ts';
 import type { PruneNetworksResponse } from './generated/berth/v1/PruneNetworksResponse.ts';
+import type { ReloadNetworksResponse } from './generated/berth/v1/ReloadNetworksResponse.ts';
 import type { RemoveNetworkResponse } from './generated/berth/v1/RemoveNetworkResponse.ts';
-import { checkMessage, collectedMessage, containerAttachmentMessage, networkMessage } from './network-message.ts';
+import {
+  checkMessage,
+  collectedMessage,
+  containerAttachmentMessage,
+  networkMessage,
+  reloadedMessage,
+} from './network-message.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
 
@@ -38,6 +46,7 @@ export interface NetworksServiceOptions {
   readonly live: Pick<LiveNetworks, 'check' | 'connect' | 'disconnect'>;
   readonly collector: Pick<NetworkCollector, 'collect'>;
   readonly maker: Pick<NetworkMaker, 'create' | 'remove' | 'prune'>;
+  readonly reload: Pick<NetworkReload, 'reload'>;
   /** Networks that containers name, also those that do not run. */
   readonly wanted: () => ReadonlySet<string>;
 }
@@ -102,6 +111,11 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
 
   async prune(_: PruneNetworksRequest__Output, { signal }: Call): Promise<PruneNetworksResponse> {
     return { removed: await this.#options.maker.prune(this.#options.wanted(), signal) };
+  }
+
+  async reload({ name }: NetworkSelection__Output, { signal }: Call): Promise<ReloadNetworksResponse> {
+    const attachments = await this.#options.reload.reload(optionalRef('name', name), signal);
+    return { attachments: attachments.map(reloadedMessage) };
   }
 }
 

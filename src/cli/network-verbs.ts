@@ -1,7 +1,8 @@
-/** `network connect | disconnect | check | gc`: what is done with networks of containers that run. */
+/** `network connect | disconnect | check | reload | gc`: what is done with networks of containers that run. */
 import type { Command } from 'commander';
 import type { CollectedNetwork__Output } from '../api/generated/berth/v1/CollectedNetwork.ts';
 import type { NetworkCheck__Output } from '../api/generated/berth/v1/NetworkCheck.ts';
+import type { ReloadedAttachment__Output } from '../api/generated/berth/v1/ReloadedAttachment.ts';
 import { EXIT_FAILURE } from './failure.ts';
 import { type Format, formatOption, listOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
@@ -11,6 +12,7 @@ export function addLiveNetworkVerbs(group: Command, session: Session): void {
   addConnect(group, session);
   addDisconnect(group, session);
   addCheck(group, session);
+  addReload(group, session);
   addCollect(group, session);
 }
 
@@ -83,6 +85,24 @@ function addCheck(group: Command, session: Session): void {
     );
 }
 
+function addReload(group: Command, session: Session): void {
+  group
+    .command('reload')
+    .summary("make the host's rules for running containers again")
+    .description(
+      "Makes the host's rules for running containers again after something flushed them, a firewall that was restarted.\n" +
+        'Addresses, interfaces and connections stay.',
+    )
+    .argument('[network]', 'only this one')
+    .addOption(formatOption())
+    .action(async (name: string | undefined, { format }: { format: Format }, command: Command) => {
+      const daemon = await session.daemon(command);
+      const { attachments } = await daemon.call('Networks', 'Reload', { name: name ?? '' });
+      await session.printList(format, attachments, { columns: RELOAD_COLUMNS, json: reloadObject });
+      if (attachments.some(({ error }) => error !== '')) session.exitCode = EXIT_FAILURE;
+    });
+}
+
 function addCollect(group: Command, session: Session): void {
   group
     .command('gc')
@@ -115,6 +135,19 @@ function outcomeName({ outcome }: NetworkCheck__Output): string {
 function checkObject(check: NetworkCheck__Output): Record<string, unknown> {
   const { network, interfaceName, reason } = check;
   return { network, interface: interfaceName, check: outcomeName(check), reason };
+}
+
+const RELOAD_COLUMNS: readonly Column<ReloadedAttachment__Output>[] = [
+  { heading: 'CONTAINER', cell: ({ containerId }) => containerId.slice(0, 12) },
+  { heading: 'NETWORK', cell: ({ network }) => network },
+  { heading: 'INTERFACE', cell: ({ interfaceName }) => interfaceName },
+  { heading: 'RULES', cell: ({ restored }) => restored.join(', ') },
+  { heading: 'ERROR', cell: ({ error }) => error },
+];
+
+function reloadObject(attachment: ReloadedAttachment__Output): Record<string, unknown> {
+  const { containerId, network, interfaceName, restored, error } = attachment;
+  return { container: containerId, network, interface: interfaceName, rules: restored, error };
 }
 
 const COLLECT_COLUMNS: readonly Column<CollectedNetwork__Output>[] = [

@@ -121,6 +121,23 @@ export class CniRuntime {
   }
 
   /**
+   * Runs ADD of single plugins of the chain once more, each with the final result. For plugins that only make rules of
+   * the host out of what they are given, and none of them twice: after something else removed the rules.
+   */
+  async addAgain(
+    attachment: Attachment,
+    result: CniResult,
+    plugins: readonly JsonObject[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const chain = async (): Promise<void> => {
+      const bounded = this.#bounded('ADD', signal);
+      for (const plugin of plugins) await this.#run('ADD', plugin, attachment, result, bounded);
+    };
+    await this.#gate.share(attachment.network.name, chain, signal);
+  }
+
+  /**
    * Asks whether the interface is as ADD left it (CNI 1.1.0 §2 "CHECK"). Passes when the configuration forbids CHECK.
    * @throws {RuntimeError} UNIMPLEMENTED below version 0.4.0
    */

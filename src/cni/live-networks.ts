@@ -103,8 +103,10 @@ export class LiveNetworks {
     this.#recordOf(container);
     // What an earlier call could not finish would be in the way.
     await this.#attacher.settle(id, network, signal);
+    const { configs } = this.#options;
+    await configs.learnVersions(signal, [configs.load(network)]);
     const record = this.#recordOf(container);
-    const entry = planConnection(record, this.#options.configs.load(network), options);
+    const entry = planConnection(record, configs.load(network), options);
     const attachments = [...record.attachments, entry];
     // What ADD makes may outlive a power failure, a lease on disk.
     this.#options.store.write(id, { ...record, mode: 'networks', attachments }, 'power');

@@ -138,6 +138,7 @@ export class FakeBackends {
           prune: async () => [],
         },
         wanted: () => new Set(),
+        reload: { reload: async () => [] },
         collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
       }),
       Volumes: new VolumesService({

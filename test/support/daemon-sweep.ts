@@ -57,7 +57,7 @@ function removeNamespace(path: string): void {
 }
 
 /** "ip nat -A POSTROUTING ..." or "ip6 filter :CHAIN - [0:0]": rules go before the chains they name. */
-function removeRules(names: readonly string[]): void {
+export function removeRules(names: readonly string[]): void {
   for (const program of ['ip', 'ip6']) {
     for (const table of ['nat', 'filter']) {
       const prefix = `${program} ${table} `;
