@@ -13,7 +13,7 @@ export PATH="$PWD/node_modules/.bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 readonly stages=(install generate lint types build unit integration)
 # Programs that install-dependencies.sh brings, and what every kernel of a Debian 12 machine has.
-readonly everything='root conmon crun runc cni iptables ip mount losetup loop overlayfs tmpfs ext4 xfs netns userns
+readonly everything='root conmon crun runc cni cni-more iptables ip tc mount losetup loop overlayfs tmpfs ext4 xfs netns userns
   nsenter unshare curl tar busybox strace'
 # Names and subnets that only tests use.
 readonly test_names='berth-test-|berth-e2e-|berth-oracle-|bre2e-|brt-|10\.87\.|fd00:be:'

@@ -249,7 +249,7 @@ describe('the reference plugins that change an interface', { skip: lacks }, () =
   test('portmap: leads ports of the host into the container in both families, until DEL', async (t) => {
     const host = await HostNamespace.create(t);
     host.network(
-      { type: 'ptp', ipam: pool(host, 60, 'fd87:60::/64') },
+      { type: 'ptp', ipam: pool(host, 60, 'fd00:be:60::/64') },
       { type: 'portmap', capabilities: { portMappings: true }, snat: true },
     );
     const before = linksIn(host.netnsPath);
@@ -265,7 +265,7 @@ describe('the reference plugins that change an interface', { skip: lacks }, () =
       rules,
       new RegExp(`-d 127\\.0\\.0\\.1/32 -p udp -m udp --dport 18761 -j DNAT --to-destination ${address}:53`),
     );
-    assert.match(runIn(host.netnsPath, 'ip6tables-save', '-t', 'nat'), /--dport 18760 -j DNAT .*\[fd87:60::\w+\]:80/);
+    assert.match(runIn(host.netnsPath, 'ip6tables-save', '-t', 'nat'), /--dport 18760 -j DNAT .*\[fd00:be:60::\w+\]:80/);
     // No CHECK: portmap up to 1.1.1 looks for its rules of IPv4 in the table of IPv6.
     await release(host, box, before);
     for (const save of ['iptables-save', 'ip6tables-save']) {
@@ -292,7 +292,7 @@ describe('the reference plugins that give addresses', { skip: lacks }, () => {
     const host = await HostNamespace.create(t);
     const list = [
       { address: '10.87.62.9/24', gateway: '10.87.62.1' },
-      { address: 'fd87:62::9/64', gateway: 'fd87:62::1' },
+      { address: 'fd00:be:62::9/64', gateway: 'fd00:be:62::1' },
     ];
     const dns = { nameservers: ['10.87.62.53'], domain: 'lan.example', search: ['more.example'], options: ['ndots:2'] };
     const routes = [{ dst: '10.87.63.0/24', gw: '10.87.62.1' }];
@@ -300,7 +300,7 @@ describe('the reference plugins that give addresses', { skip: lacks }, () => {
     const before = linksIn(host.netnsPath);
     const box = await host.attach(t);
     assert.deepEqual(addresses(box.netnsPath, 'eth0'), ['10.87.62.9/24']);
-    assert.match(ipIn(box.netnsPath, '-6 address show dev eth0'), /fd87:62::9\/64/);
+    assert.match(ipIn(box.netnsPath, '-6 address show dev eth0'), /fd00:be:62::9\/64/);
     assert.match(ipIn(box.netnsPath, 'route'), /10\.87\.63\.0\/24 via 10\.87\.62\.1 dev eth0/);
     const resolver = host.fixture.file(box.container, 'resolv.conf');
     assert.equal(resolver, 'nameserver 10.87.62.53\nsearch lan.example more.example\noptions ndots:2\n');
