@@ -2,10 +2,17 @@
  * What a plugin asks of the allocator: its environment and the configuration it got on stdin (CNI 1.1.0 §4), with
  * host-local's keys. Everything is checked here, before anything is given or taken. Keys nobody knows are passed over.
  */
-import { z } from 'zod';
+import type { z } from 'zod';
 import { generationOf, isKnownVersion } from '../cni/cni-version.ts';
-import { CNI_NAME, type CniRoute, cidr, jsonObject, printable } from '../cni/protocol.ts';
+import { CNI_NAME, type CniRoute, printable } from '../cni/protocol.ts';
 import { type Address, parseAddressOrCidr } from './address.ts';
+import {
+  type GiveBackConfig,
+  giveBackSchema,
+  type IpamConfig,
+  ipamConfigSchema,
+  type WrittenRange,
+} from './ipam-config.ts';
 import { IPAM_CODES, IpamError } from './ipam-error.ts';
 import { parseRangeSets, type RangeRequest, type RangeSet } from './range.ts';
 
@@ -48,54 +55,6 @@ export interface IpamRequest {
   readonly valid?: readonly LeaseOwner[];
 }
 
-const MAX_SETS = 32;
-const MAX_RANGES = 256;
-const MAX_EXCLUDED = 4096;
-const MAX_ROUTES = 65_536;
-const MAX_WANTED = 64;
-const MAX_VALID = 1_000_000;
-
-const rangeShape = {
-  subnet: z.string(),
-  rangeStart: z.string().nullish(),
-  rangeEnd: z.string().nullish(),
-  gateway: z.string().nullish(),
-  exclude: z.array(z.string()).max(MAX_EXCLUDED).nullish(),
-};
-const rangeSchema = z.object(rangeShape);
-const setsSchema = z.array(z.array(rangeSchema).max(MAX_RANGES)).max(MAX_SETS).nullish();
-const addressesSchema = z.array(z.string()).max(MAX_WANTED).nullish();
-const attachmentsSchema = z
-  .array(z.object({ containerID: z.string(), ifname: z.string() }))
-  .max(MAX_VALID)
-  .nullable()
-  .optional();
-
-const giveBackSchema = z.object({
-  name: z.string(),
-  'cni.dev/valid-attachments': attachmentsSchema,
-  'cni.dev/attachments': attachmentsSchema,
-});
-
-const configSchema = z.object({
-  cniVersion: z.string().nullish(),
-  ipam: z.object({
-    ...rangeShape,
-    subnet: z.string().nullish(),
-    ranges: setsSchema,
-    routes: z
-      .array(z.looseObject({ dst: cidr, gw: z.string().nullish() }))
-      .max(MAX_ROUTES)
-      .nullish(),
-    resolvConf: z.string().nullish(),
-    sticky: z.boolean().nullish(),
-  }),
-  runtimeConfig: z.object({ ips: addressesSchema, ipRanges: setsSchema }).nullish(),
-  args: z.object({ cni: z.object({ ips: addressesSchema }).nullish() }).nullish(),
-  prevResult: jsonObject.nullish(),
-});
-type IpamConfig = z.infer<typeof configSchema>;
-
 /**
  * Reads a call.
  * @throws {IpamError} code 1, 4, 6 or 7, naming the variable or the field
@@ -116,7 +75,7 @@ export function readIpamRequest({ variables, stdin }: IpamCall): IpamRequest {
   };
   // What ADD refused must not keep DEL from giving back: neither needs more than names.
   if (command === 'DEL' || command === 'GC') return { ...who, ...NOTHING };
-  return { ...who, ...wishesOf(checked(configSchema, value), variables.get('CNI_ARGS') ?? '', owner) };
+  return { ...who, ...wishesOf(checked(ipamConfigSchema, value), variables.get('CNI_ARGS') ?? '', owner) };
 }
 
 type Wishes = Omit<IpamRequest, 'command' | 'network' | 'owner' | 'valid'>;
@@ -210,7 +169,7 @@ function setsOf({ ipam, runtimeConfig }: IpamConfig, cniVersion: string): readon
   return sets;
 }
 
-function rangeRequest({ subnet, rangeStart, rangeEnd, gateway, exclude }: z.infer<typeof rangeSchema>): RangeRequest {
+function rangeRequest({ subnet, rangeStart, rangeEnd, gateway, exclude }: WrittenRange): RangeRequest {
   const given = (text: string | null | undefined): string | undefined =>
     text == null || text === '' ? undefined : text;
   return {
@@ -262,7 +221,7 @@ function workloadOf(args: readonly (readonly [string, string])[], owner: LeaseOw
   return owner?.containerId ?? '';
 }
 
-function validOf(config: Omit<z.infer<typeof giveBackSchema>, 'name'>): readonly LeaseOwner[] | undefined {
+function validOf(config: Omit<GiveBackConfig, 'name'>): readonly LeaseOwner[] | undefined {
   const spec = config['cni.dev/valid-attachments'];
   const valid = spec === undefined ? config['cni.dev/attachments'] : spec;
   // Go writes null for an empty list.

@@ -105,7 +105,7 @@ export class Ipam {
     if (bare !== undefined) {
       throw new IpamError(IPAM_CODES.noLease, `${who} holds no address of network ${network} in ${describeSet(bare)}`);
     }
-    for (const { address } of prevResult === undefined ? [] : (readResult(prevResult, cniVersion).ips ?? [])) {
+    for (const address of addressesIn(prevResult, cniVersion)) {
       const given = parseAddressOrCidr(address);
       if (given === undefined || !sets.some((set) => rangeWith(set, given) !== undefined)) continue;
       const text = formatAddress(given);
@@ -156,6 +156,16 @@ function resultOf(request: IpamRequest, choices: readonly Choice[]): CniResult |
   });
   const dns = resolvConfPath === undefined ? {} : { dns: dnsOf(resolvConfPath) };
   return writeResult({ cniVersion, ips, ...(routes.length === 0 ? {} : { routes: [...routes] }), ...dns }, cniVersion);
+}
+
+/** Addresses of a result, as they are written. */
+function addressesIn(result: unknown, cniVersion: string): readonly string[] {
+  if (result === undefined) return [];
+  try {
+    return (readResult(result, cniVersion).ips ?? []).map(({ address }) => address);
+  } catch (error) {
+    throw new IpamError(IPAM_CODES.undecodable, 'prevResult: is no result of ADD', { cause: error });
+  }
 }
 
 function describe({ network, address, containerId, interfaceName }: Lease): object {

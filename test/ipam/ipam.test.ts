@@ -247,6 +247,7 @@ describe('CHECK', () => {
         message: 'eth0 of container c1 has no lease of 10.87.30.5 of network net',
       },
     );
+    assert.equal(failureOf(() => call(ipam, 'CHECK', { more: { prevResult: { ips: 'none' } } })).code, 6);
     for (const lease of ipam.list()) ipam.release(lease);
     assert.deepEqual(
       failureOf(() => call(ipam, 'CHECK', { more })),
