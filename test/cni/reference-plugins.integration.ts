@@ -265,7 +265,10 @@ describe('the reference plugins that change an interface', { skip: lacks }, () =
       rules,
       new RegExp(`-d 127\\.0\\.0\\.1/32 -p udp -m udp --dport 18761 -j DNAT --to-destination ${address}:53`),
     );
-    assert.match(runIn(host.netnsPath, 'ip6tables-save', '-t', 'nat'), /--dport 18760 -j DNAT .*\[fd00:be:60::\w+\]:80/);
+    assert.match(
+      runIn(host.netnsPath, 'ip6tables-save', '-t', 'nat'),
+      /--dport 18760 -j DNAT .*\[fd00:be:60::\w+\]:80/,
+    );
     // No CHECK: portmap up to 1.1.1 looks for its rules of IPv4 in the table of IPv6.
     await release(host, box, before);
     for (const save of ['iptables-save', 'ip6tables-save']) {
