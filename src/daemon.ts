@@ -17,9 +17,7 @@ import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
 import { CniRuntime } from './cni/cni-runtime.ts';
 import { pluginExecutor } from './cni/exec.ts';
-import { LiveNetworks } from './cni/live-networks.ts';
 import { networkChecks } from './cni/network-checks.ts';
-import { NetworkCollector } from './cni/network-collector.ts';
 import { conditionOf } from './cni/network-condition.ts';
 import { NetworkConfigs } from './cni/network-config.ts';
 import { NetworkGate } from './cni/network-gate.ts';
@@ -47,8 +45,7 @@ import { ipamChecks } from './ipam/ipam-checks.ts';
 import { installIpamPlugin } from './ipam/ipam-plugin.ts';
 import { IpamServer } from './ipam/ipam-server.ts';
 import { decodeLease, type Lease } from './ipam/lease-table.ts';
-import { NetworkMaker } from './networks/network-maker.ts';
-import { NetworkReload } from './networks/network-reload.ts';
+import { NetworkOperations } from './networks/network-operations.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
@@ -135,8 +132,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await ipam.server.start(signal);
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
-  const maker = networkMaker(config, network, run, log);
-  await maker.recover(signal);
+  const operations = networkOperations(config, network, containerizer, { run, log });
+  await operations.recover(signal);
   await volume.manager.recover(signal);
 
   const facts = (): Fact[] => factsOf(config, runtime, version);
@@ -159,16 +156,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         configs: network.configs,
         attachments: (name) => network.isolator.attachments(name),
         condition: (summary, joint) => conditionOf(summary, network, joint),
-        live: new LiveNetworks({ ...network, lanes: containerizer, runDir: config.run, run, log }),
-        maker,
-        reload: new NetworkReload({ ...network, lanes: containerizer, run, log }),
+        operations,
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
-        collector: new NetworkCollector({
-          ...network,
-          stale: () => network.isolator.pending(),
-          lanes: containerizer,
-          log,
-        }),
       }),
       Volumes: new VolumesService(volume.manager),
       Plugins: new PluginsService(volume.registry),
@@ -236,6 +225,7 @@ interface NetworkParts {
   readonly plugins: PluginPath;
   readonly configs: NetworkConfigs;
   readonly cni: CniRuntime;
+  readonly gate: NetworkGate;
   readonly store: Store<NetworkRecord>;
   readonly cache: ResultCache | undefined;
   readonly isolator: NetworkIsolator;
@@ -251,14 +241,28 @@ function networkParts(config: Config, database: Database, run: RunProgram, log: 
   const store = database.store('network', decodeNetworkRecord);
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
   const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
-  return { plugins, configs, cni, store, cache, isolator };
+  return { plugins, configs, cni, gate, store, cache, isolator };
 }
 
-function networkMaker(config: Config, network: NetworkParts, run: RunProgram, log: Logger): NetworkMaker {
-  const { configs, plugins, store } = network;
+function networkOperations(
+  config: Config,
+  network: NetworkParts,
+  containerizer: Containerizer,
+  tools: { readonly run: RunProgram; readonly log: Logger },
+): NetworkOperations {
   const [confDir = ''] = config.cniConfDirs;
-  const pools = config.networkPools.flatMap((text) => parseSubnet(text) ?? []);
-  return new NetworkMaker({ configs, plugins, store, confDir, leaseDir: `${config.root}/leases`, pools, run, log });
+  const atRest = new Set(['created', 'exited']);
+  return new NetworkOperations({
+    ...network,
+    ...tools,
+    lanes: containerizer,
+    stale: () => network.isolator.pending(),
+    active: () => new Set(containerizer.list().flatMap(({ record, state }) => (atRest.has(state) ? [] : [record.id]))),
+    confDir,
+    leaseDir: `${config.root}/leases`,
+    pools: config.networkPools.flatMap((text) => parseSubnet(text) ?? []),
+    runDir: config.run,
+  });
 }
 
 interface VolumeParts {

@@ -5,9 +5,12 @@ import type { NetworkCollector } from '../cni/network-collector.ts';
 import type { ConditionReport } from '../cni/network-condition.ts';
 import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import type { NetworkAudit } from '../networks/network-audit.ts';
 import type { NetworkMaker } from '../networks/network-maker.ts';
 import type { NetworkReload } from '../networks/network-reload.ts';
 import { attachmentMessage } from './container-message.ts';
+import type { AuditNetworksRequest__Output } from './generated/berth/v1/AuditNetworksRequest.ts';
+import type { AuditNetworksResponse } from './generated/berth/v1/AuditNetworksResponse.ts';
 import type { CheckNetworksRequest__Output } from './generated/berth/v1/CheckNetworksRequest.ts';
 import type { CheckNetworksResponse } from './generated/berth/v1/CheckNetworksResponse.ts';
 import type { CollectGarbageResponse } from './generated/berth/v1/CollectGarbageResponse.ts';
@@ -43,10 +46,13 @@ export interface NetworksServiceOptions {
   readonly attachments: (network: string) => readonly NetworkAttachment[];
   /** What its plugins say of a network. */
   readonly condition: (network: NetworkSummary, signal: AbortSignal) => Promise<ConditionReport>;
-  readonly live: Pick<LiveNetworks, 'check' | 'connect' | 'disconnect'>;
-  readonly collector: Pick<NetworkCollector, 'collect'>;
-  readonly maker: Pick<NetworkMaker, 'create' | 'remove' | 'prune'>;
-  readonly reload: Pick<NetworkReload, 'reload'>;
+  readonly operations: {
+    readonly live: Pick<LiveNetworks, 'check' | 'connect' | 'disconnect'>;
+    readonly collector: Pick<NetworkCollector, 'collect'>;
+    readonly maker: Pick<NetworkMaker, 'create' | 'remove' | 'prune'>;
+    readonly reload: Pick<NetworkReload, 'reload'>;
+    readonly audit: Pick<NetworkAudit, 'audit'>;
+  };
   /** Networks that containers name, also those that do not run. */
   readonly wanted: () => ReadonlySet<string>;
 }
@@ -76,12 +82,16 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
 
   async check(request: CheckNetworksRequest__Output, { signal }: Call): Promise<CheckNetworksResponse> {
     const container = checkRef('container', request.container);
-    const checks = await this.#options.live.check(container, optionalRef('network', request.network), signal);
+    const checks = await this.#options.operations.live.check(
+      container,
+      optionalRef('network', request.network),
+      signal,
+    );
     return { checks: checks.map(checkMessage) };
   }
 
   async collectGarbage({ name }: NetworkSelection__Output, { signal }: Call): Promise<CollectGarbageResponse> {
-    const networks = await this.#options.collector.collect(optionalRef('name', name), signal);
+    const networks = await this.#options.operations.collector.collect(optionalRef('name', name), signal);
     return { networks: networks.map(collectedMessage) };
   }
 
@@ -90,32 +100,37 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
     const container = checkRef('container', request.container);
     const { interfaceName, ips, mac, aliases } = request;
     const options = { interfaceName: interfaceName === '' ? undefined : interfaceName, ips, mac, aliases };
-    return attachmentMessage(await this.#options.live.connect(container, network, options, signal));
+    return attachmentMessage(await this.#options.operations.live.connect(container, network, options, signal));
   }
 
   async disconnect(request: DisconnectNetworkRequest__Output, { signal }: Call): Promise<DisconnectNetworkResponse> {
     const network = checkRef('network', request.network);
-    await this.#options.live.disconnect(checkRef('container', request.container), network, signal);
+    await this.#options.operations.live.disconnect(checkRef('container', request.container), network, signal);
     return {};
   }
 
   async create(request: CreateNetworkRequest__Output): Promise<Network> {
-    this.#options.maker.create(request);
+    this.#options.operations.maker.create(request);
     return networkMessage(this.#options.configs.inspect(request.name).summary);
   }
 
   async remove({ name }: NetworkRequest__Output, { signal }: Call): Promise<RemoveNetworkResponse> {
-    await this.#options.maker.remove(checkRef('name', name), signal);
+    await this.#options.operations.maker.remove(checkRef('name', name), signal);
     return {};
   }
 
   async prune(_: PruneNetworksRequest__Output, { signal }: Call): Promise<PruneNetworksResponse> {
-    return { removed: await this.#options.maker.prune(this.#options.wanted(), signal) };
+    return { removed: await this.#options.operations.maker.prune(this.#options.wanted(), signal) };
   }
 
   async reload({ name }: NetworkSelection__Output, { signal }: Call): Promise<ReloadNetworksResponse> {
-    const attachments = await this.#options.reload.reload(optionalRef('name', name), signal);
+    const attachments = await this.#options.operations.reload.reload(optionalRef('name', name), signal);
     return { attachments: attachments.map(reloadedMessage) };
+  }
+
+  async audit({ repair }: AuditNetworksRequest__Output, { signal }: Call): Promise<AuditNetworksResponse> {
+    const findings = await this.#options.operations.audit.audit(repair, signal);
+    return { findings: findings.map((finding) => ({ ...finding })) };
   }
 }
 

@@ -1,5 +1,6 @@
-/** `network connect | disconnect | check | reload | gc`: what is done with networks of containers that run. */
+/** `network connect | disconnect | check | reload | gc | audit`: what is done with networks of containers that run. */
 import type { Command } from 'commander';
+import type { AuditFinding__Output } from '../api/generated/berth/v1/AuditFinding.ts';
 import type { CollectedNetwork__Output } from '../api/generated/berth/v1/CollectedNetwork.ts';
 import type { NetworkCheck__Output } from '../api/generated/berth/v1/NetworkCheck.ts';
 import type { ReloadedAttachment__Output } from '../api/generated/berth/v1/ReloadedAttachment.ts';
@@ -14,6 +15,7 @@ export function addLiveNetworkVerbs(group: Command, session: Session): void {
   addCheck(group, session);
   addReload(group, session);
   addCollect(group, session);
+  addAudit(group, session);
 }
 
 interface ConnectFlags {
@@ -121,6 +123,24 @@ function addCollect(group: Command, session: Session): void {
     });
 }
 
+function addAudit(group: Command, session: Session): void {
+  group
+    .command('audit')
+    .summary('find what belongs to no container, and what containers lack')
+    .description(
+      'Compares what is on record with the kernel and the disk: namespaces, ports of bridges, packet rules, leases. In\n' +
+        "networks that are Berth's own only. The exit code is 1 when something was found and not repaired.",
+    )
+    .option('--repair', 'remove what has no owner, and bring back what is missing')
+    .addOption(formatOption())
+    .action(async ({ repair, format }: { repair?: boolean; format: Format }, command: Command) => {
+      const daemon = await session.daemon(command);
+      const { findings } = await daemon.call('Networks', 'Audit', { repair: repair === true });
+      await session.printList(format, findings, { columns: AUDIT_COLUMNS, json: findingObject });
+      if (findings.some(({ repaired }) => !repaired)) session.exitCode = EXIT_FAILURE;
+    });
+}
+
 const CHECK_COLUMNS: readonly Column<NetworkCheck__Output>[] = [
   { heading: 'NETWORK', cell: ({ network }) => network },
   { heading: 'INTERFACE', cell: ({ interfaceName }) => interfaceName },
@@ -148,6 +168,20 @@ const RELOAD_COLUMNS: readonly Column<ReloadedAttachment__Output>[] = [
 function reloadObject(attachment: ReloadedAttachment__Output): Record<string, unknown> {
   const { containerId, network, interfaceName, restored, error } = attachment;
   return { container: containerId, network, interface: interfaceName, rules: restored, error };
+}
+
+const AUDIT_COLUMNS: readonly Column<AuditFinding__Output>[] = [
+  { heading: 'KIND', cell: ({ kind }) => kind },
+  { heading: 'NAME', cell: ({ name }) => name },
+  { heading: 'NETWORK', cell: ({ network }) => network || '-' },
+  { heading: 'CONTAINER', cell: ({ containerId }) => containerId.slice(0, 12) || '-' },
+  { heading: 'STATE', cell: ({ missing, repaired }) => (repaired ? 'repaired' : missing ? 'missing' : 'no owner') },
+  { heading: 'DETAIL', cell: ({ detail }) => detail },
+];
+
+function findingObject(finding: AuditFinding__Output): Record<string, unknown> {
+  const { kind, name, network, containerId, missing, repaired, detail } = finding;
+  return { kind, name, network, container: containerId, missing, repaired, detail };
 }
 
 const COLLECT_COLUMNS: readonly Column<CollectedNetwork__Output>[] = [

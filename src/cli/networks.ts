@@ -11,7 +11,7 @@ import type { Column } from './table.ts';
 export function addNetworkVerbs(program: Command, session: Session): void {
   const group = program
     .command('network')
-    .summary('networks: create, ls, inspect, rm, prune, connect, disconnect, check, reload, gc')
+    .summary('networks: create, ls, inspect, rm, prune, connect, disconnect, check, reload, gc, audit')
     .description('Networks of this host: the CNI configurations of the directories berthd was given.');
   group
     .command('ls')

@@ -80,6 +80,17 @@ export class LiveNetworks {
     await this.#options.lanes.inLane(ref, work, signal);
   }
 
+  /** Runs the DELs that an earlier disconnect could not finish. */
+  async settle(ref: string, signal: AbortSignal): Promise<void> {
+    const work = async (container: ContainerRecord): Promise<void> => {
+      const bounded = AbortSignal.timeout(DETACH_MS);
+      const unfinished = this.#recordOf(container).attachments.filter(({ state }) => state !== 'added');
+      await this.#attacher.settle(container.id, undefined, bounded);
+      for (const { network } of unfinished) await this.#fill(container, network.name);
+    };
+    await this.#options.lanes.inLane(ref, work, signal);
+  }
+
   /**
    * CHECK of a running container's attachment to `network`, or of all its attachments.
    * @throws {RuntimeError} NOT_FOUND or FAILED_PRECONDITION naming container and network

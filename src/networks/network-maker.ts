@@ -61,6 +61,11 @@ export class NetworkMaker {
     }
   }
 
+  /** Networks whose removal was begun and is not finished. */
+  beingRemoved(): readonly string[] {
+    return this.#files.beingRemoved();
+  }
+
   /**
    * Writes the network's file; from then on containers can be attached.
    * @throws {RuntimeError} INVALID_ARGUMENT, ALREADY_EXISTS, FAILED_PRECONDITION or RESOURCE_EXHAUSTED naming the field

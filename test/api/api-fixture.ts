@@ -125,21 +125,22 @@ export class FakeBackends {
           { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'], gateways: [] },
         ],
         condition: async () => ({ condition: 'unavailable', reason: 'no addresses left' }),
-        live: {
-          check: async () => [{ network, interfaceName: 'eth0', outcome: 'passed', reason: '' }],
-          connect: async (_, name) => ({ network: name, interfaceName: 'eth1', addresses: [], gateways: [] }),
-          disconnect: async (ref, name) => {
-            calls.push(`disconnect ${ref} from ${name}`);
+        operations: {
+          live: {
+            check: async () => [{ network, interfaceName: 'eth0', outcome: 'passed', reason: '' }],
+            connect: async (_, name) => ({ network: name, interfaceName: 'eth1', addresses: [], gateways: [] }),
+            disconnect: async (ref, name) => void calls.push(`disconnect ${ref} from ${name}`),
           },
-        },
-        maker: {
-          create: ({ name }) => void calls.push(`create network ${name}`),
-          remove: async (name) => void calls.push(`remove network ${name}`),
-          prune: async () => [],
+          maker: {
+            create: ({ name }) => void calls.push(`create network ${name}`),
+            remove: async (name) => void calls.push(`remove network ${name}`),
+            prune: async () => [],
+          },
+          reload: { reload: async () => [] },
+          audit: { audit: async () => [] },
+          collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
         },
         wanted: () => new Set(),
-        reload: { reload: async () => [] },
-        collector: { collect: async () => [{ name: network, released: [], asked: true, error: '' }] },
       }),
       Volumes: new VolumesService({
         create: (request) => this.createVolume(request),

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { hostCommand } from '../../src/host-command.ts';
 import { cleanup } from '../support/cleanup.ts';
-import { type Daemon, startDaemon } from '../support/daemon.ts';
+import { type Daemon, Oracle, startDaemon } from '../support/daemon.ts';
 import { missing, needs } from '../support/needs.ts';
 import { claimNetworks } from '../support/test-network.ts';
 
@@ -53,7 +53,8 @@ test('network create and rm', { timeout: 120_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const { daemon, pool } = await daemonWithPool(t);
   await daemon.importBusybox(IMAGE);
-  const before = daemon.oracle();
+  const scope = { ...daemon.scope, subnets: [...daemon.scope.subnets, pool] };
+  const before = new Oracle(scope);
   const [first] = daemon.networks;
 
   await t.test('make a network with a free subnet that containers use, and take everything away again', async () => {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { hostCommand } from '../../src/host-command.ts';
-import { startDaemon } from '../support/daemon.ts';
+import { Oracle, startDaemon } from '../support/daemon.ts';
 import { removeRules } from '../support/daemon-sweep.ts';
 import { needs } from '../support/needs.ts';
 import { snapshot } from '../support/oracle.ts';
@@ -29,7 +29,8 @@ test('network reload', { timeout: 120_000 }, async (t) => {
   const { subnet } = await claimNetworks(t);
   const daemon = await startDaemon(t, { flags: ['--network-pool', subnet] });
   await daemon.importBusybox(IMAGE);
-  const before = daemon.oracle();
+  const scope = { ...daemon.scope, subnets: [...daemon.scope.subnets, subnet] };
+  const before = new Oracle(scope);
   const [first, second] = daemon.networks;
   const port = await freePort();
   const serve = 'mkdir /www && echo hello > /www/index.html && exec httpd -f -p 8000 -h /www';
@@ -42,7 +43,7 @@ test('network reload', { timeout: 120_000 }, async (t) => {
       ['-sS', '--retry', '10', '--retry-connrefused', '--retry-delay', '0', '-m', '5', url],
       AbortSignal.timeout(20_000),
     );
-  const rules = (): readonly string[] => snapshot(daemon.scope)['firewall rule'];
+  const rules = (): readonly string[] => snapshot(scope)['firewall rule'];
   const [shown] = JSON.parse(await daemon.ok(['inspect', 'web']));
 
   await t.test('brings back, rule for rule, what was flushed, and keeps addresses', async () => {
