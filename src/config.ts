@@ -28,6 +28,8 @@ export interface Config {
   readonly cniTimeoutsMs: Readonly<Partial<Record<(typeof CNI_COMMANDS)[number], number>>>;
   /** Chains of CNI plugins that run side by side on one network, at most; 0: any number. */
   readonly cniConcurrency: number;
+  /** Pause between two rounds of CHECK of all running containers; 0: no rounds. */
+  readonly cniCheckIntervalMs: number;
   /** Subnets that networks to be created get theirs from, when none is named: "10.64.0.0/12". */
   readonly networkPools: readonly string[];
   readonly csiPluginDir: string;
@@ -69,6 +71,7 @@ const settingsSchema = z.strictObject({
   'cni-cache-dir': z.string().optional(),
   'cni-timeout': z.array(z.string()),
   'cni-concurrency': count,
+  'cni-check-interval': count,
   'network-pool': z.array(z.string()),
   'csi-plugin-dir': z.string(),
   'csi-conf-dir': z.string(),
@@ -119,6 +122,7 @@ function berthdCommand(version: string): Command {
       collect,
     )
     .option('--cni-concurrency <n>', 'CNI chains side by side on one network (default: 0, any number)')
+    .option('--cni-check-interval <seconds>', 'check networks of running containers this often (default: 0, never)')
     .option(
       '--network-pool <subnet>',
       `where networks to be created get their subnets from, repeatable (default: ${DEFAULT_NETWORK_POOL})`,
@@ -172,6 +176,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'cni-bin-dir': [...DEFAULT_CNI_BIN_DIRS],
     'cni-timeout': [],
     'cni-concurrency': 0,
+    'cni-check-interval': 0,
     'network-pool': [DEFAULT_NETWORK_POOL],
     'csi-plugin-dir': `${run}/csi`,
     'csi-conf-dir': '/etc/berth/csi.d',
@@ -198,6 +203,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
       : { cniCacheDir: directory('cni-cache-dir', settings['cni-cache-dir']) }),
     cniTimeoutsMs: Object.fromEntries(settings['cni-timeout'].map(cniTimeout)),
     cniConcurrency: settings['cni-concurrency'],
+    cniCheckIntervalMs: settings['cni-check-interval'] * 1000,
     networkPools: settings['network-pool'].map(pool),
     csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),

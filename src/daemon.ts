@@ -133,6 +133,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
   const operations = networkOperations(config, network, containerizer, { run, log });
+  parts.defer(() => operations.close());
   await operations.recover(signal);
   await volume.manager.recover(signal);
 
@@ -260,6 +261,7 @@ function networkOperations(
     active: () => new Set(containerizer.list().flatMap(({ record, state }) => (atRest.has(state) ? [] : [record.id]))),
     confDir,
     leaseDir: `${config.root}/leases`,
+    checkIntervalMs: config.cniCheckIntervalMs,
     pools: config.networkPools.flatMap((text) => parseSubnet(text) ?? []),
     runDir: config.run,
   });

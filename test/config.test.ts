@@ -37,6 +37,7 @@ describe('readConfig', () => {
       cniBinDirs: ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'],
       cniTimeoutsMs: {},
       cniConcurrency: 0,
+      cniCheckIntervalMs: 0,
       networkPools: ['10.64.0.0/12'],
       csiPluginDir: '/run/berth/csi',
       csiConfDir: '/etc/berth/csi.d',
@@ -69,10 +70,11 @@ describe('readConfig', () => {
   });
 
   test('takes limits of CNI commands and refuses what is none', async (t) => {
-    const file = await fileWith(t, 'cni-timeout = ["ADD=90"]\ncni-concurrency = 4\n');
+    const file = await fileWith(t, 'cni-timeout = ["ADD=90"]\ncni-concurrency = 4\ncni-check-interval = 60\n');
     const config = readConfig(['--config', file, '--cni-timeout', 'DEL=5', '--cni-timeout', 'GC=7'], '1.0.0');
     assert.deepEqual(config.cniTimeoutsMs, { DEL: 5000, GC: 7000 });
     assert.equal(config.cniConcurrency, 4);
+    assert.equal(config.cniCheckIntervalMs, 60_000);
     assert.deepEqual(readConfig(['--config', file], '1.0.0').cniTimeoutsMs, { ADD: 90_000 });
     for (const bad of ['ADD', 'ADD=', 'ADD=0', 'ADD=9999', 'add=5', 'RUN=5', 'ADD=5=6', 'ADD=-1', '__proto__=5']) {
       assert.match(refused(['--config', file, '--cni-timeout', bad]).message, /^cni-timeout/);

@@ -27,6 +27,7 @@ import { NetworkNames } from './network-names.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
 import { statusOf } from './network-status.ts';
 import type { ResultCache } from './result-cache.ts';
+import { SettleLater } from './settle-later.ts';
 
 export interface LiveNetworksOptions {
   readonly cni: CniRuntime;
@@ -48,6 +49,7 @@ const DETACH_MS = 45_000;
 export class LiveNetworks {
   readonly #options: LiveNetworksOptions;
   readonly #attacher: Attacher;
+  readonly #later: SettleLater;
   readonly #namespaces: NetworkNamespaces;
   readonly #names: NetworkNames;
 
@@ -58,6 +60,19 @@ export class LiveNetworks {
     const log = options.log.child({ component: 'network' });
     this.#names = new NetworkNames({ store, files: new ContainerFiles(join(runDir, 'files')), log });
     this.#attacher = new Attacher({ cni, store, cache, namespaces: this.#namespaces, log });
+    this.#later = new SettleLater({ settle: (id, signal) => this.settle(id, signal), log });
+  }
+
+  /** Plans the DELs that are due for containers that run: a start of the daemon could not finish them all. */
+  recover(): void {
+    for (const [id, { attachments }] of this.#options.store.entries()) {
+      if (attachments.some(({ state }) => state === 'deleting')) this.#later.plan(id);
+    }
+  }
+
+  /** Ends what runs in the background. */
+  close(): Promise<void> {
+    return this.#later.close();
   }
 
   /**
@@ -74,7 +89,7 @@ export class LiveNetworks {
   async disconnect(ref: string, network: string, signal: AbortSignal): Promise<void> {
     const work = async (container: ContainerRecord): Promise<void> => {
       const entries = chosen(container, this.#recordOf(container), network);
-      for (const entry of entries) await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
+      for (const entry of entries) await this.#detach(container, entry);
       await this.#fill(container, network);
     };
     await this.#options.lanes.inLane(ref, work, signal);
@@ -138,12 +153,22 @@ export class LiveNetworks {
     const entry = this.#recordOf(container).attachments.find((other) => other.interfaceName === interfaceName);
     if (entry === undefined) return;
     try {
-      await this.#attacher.detach(container.id, entry, AbortSignal.timeout(DETACH_MS));
+      await this.#detach(container, entry);
       await this.#fill(container, entry.network.name);
     } catch (error) {
       const { code, message } = RuntimeError.from(reason, 'connect');
       const text = `${message}; what it left could not be removed yet: ${RuntimeError.from(error, 'DEL').message}`;
       throw new RuntimeError(code, text, { cause: new AggregateError([reason, error]) });
+    }
+  }
+
+  /** Runs DEL; when it fails it stays on record and is tried again in the background. */
+  async #detach({ id }: ContainerRecord, entry: RecordedAttachment): Promise<void> {
+    try {
+      await this.#attacher.detach(id, entry, AbortSignal.timeout(DETACH_MS));
+    } catch (error) {
+      this.#later.plan(id);
+      throw error;
     }
   }
 

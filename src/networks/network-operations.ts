@@ -7,6 +7,7 @@ import { NetworkCollector } from '../cni/network-collector.ts';
 import type { NetworkConfigs } from '../cni/network-config.ts';
 import type { NetworkGate } from '../cni/network-gate.ts';
 import type { NetworkRecord } from '../cni/network-record.ts';
+import { PeriodicCheck } from '../cni/periodic-check.ts';
 import type { PluginPath } from '../cni/plugin-path.ts';
 import type { ResultCache } from '../cni/result-cache.ts';
 import type { Subnet } from '../ipam/address.ts';
@@ -34,6 +35,8 @@ export interface NetworkOperationsOptions {
   /** Where the leases of created networks lie. */
   readonly leaseDir: string;
   readonly pools: readonly Subnet[];
+  /** Pause between two rounds of CHECK; 0: no rounds. */
+  readonly checkIntervalMs: number;
   readonly runDir: string;
   readonly run: RunProgram;
   readonly log: Logger;
@@ -46,6 +49,7 @@ export class NetworkOperations {
   readonly maker: NetworkMaker;
   readonly reload: NetworkReload;
   readonly audit: NetworkAudit;
+  readonly #checks: PeriodicCheck | undefined;
 
   constructor(options: NetworkOperationsOptions) {
     this.live = new LiveNetworks(options);
@@ -53,11 +57,28 @@ export class NetworkOperations {
     this.maker = new NetworkMaker(options);
     this.reload = new NetworkReload(options);
     this.audit = new NetworkAudit({ ...options, live: this.live, maker: this.maker, reload: this.reload });
+    this.#checks = options.checkIntervalMs === 0 ? undefined : this.#periodicCheck(options);
   }
 
   /** Start of the daemon, once containers are recovered: finishes what was begun, and gives back leases of nobody. */
   async recover(signal: AbortSignal): Promise<void> {
     await this.maker.recover(signal);
     await this.audit.sweepLeases(signal);
+    this.live.recover();
+    this.#checks?.start();
+  }
+
+  /** Ends what runs in the background. */
+  async close(): Promise<void> {
+    await Promise.all([this.#checks?.close(), this.live.close()]);
+  }
+
+  #periodicCheck({ store, stale, log, checkIntervalMs }: NetworkOperationsOptions): PeriodicCheck {
+    return new PeriodicCheck({
+      intervalMs: checkIntervalMs,
+      containers: () => [...store.entries().keys()].filter((id) => !stale().has(id)),
+      check: (id, signal) => this.live.check(id, undefined, signal),
+      log: log.child({ component: 'network' }),
+    });
   }
 }

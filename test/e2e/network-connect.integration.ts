@@ -218,6 +218,15 @@ test('a disconnect whose DEL fails', { timeout: 60_000 }, async (t) => {
   plugins.does('stubborn', 'DEL', undefined);
   await daemon.ok(['network', 'connect', 'stubborn', 'box']);
   assert.deepEqual(plugins.calls().slice(-2), ['stubborn DEL', 'stubborn ADD'], 'DEL comes before the next ADD');
+  plugins.answers('stubborn', 'DEL', { cniVersion: '1.0.0', code: 100, msg: 'not now' }, 1);
+  assert.equal((await daemon.cli(['network', 'disconnect', 'stubborn', 'box'])).code, 1);
+  const again = daemon.line((line) => line.msg === 'DEL failed again, will be tried again');
+  const settled = daemon.line((line) => line.msg === 'networks settled');
+  await again;
+  plugins.does('stubborn', 'DEL', undefined);
+  await settled;
+  const [after] = JSON.parse(await daemon.ok(['network', 'inspect', 'stubborn']));
+  assert.deepEqual(after.containers, [], 'nobody had to ask for it');
   await daemon.ok(['rm', '-f', 'box']);
   await before.assertClean();
 });

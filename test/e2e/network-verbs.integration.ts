@@ -75,6 +75,26 @@ test('network check', async (t) => {
   await before.assertClean();
 });
 
+test('network checks from time to time', { timeout: 60_000 }, async (t) => {
+  if (!needsNetworks(t)) return;
+  const daemon = await startDaemon(t, { flags: ['--cni-check-interval', '1'] });
+  await daemon.importBusybox(IMAGE);
+  const [, second] = daemon.networks;
+  const id = await daemon.ok(['run', '-d', '--name', 'box', '--network', second.name, IMAGE, '--', 'sleep', '1000']);
+  await daemon.ok(['run', '-d', '--name', 'bare', '--network', 'host', IMAGE, '--', 'sleep', '1000']);
+  const [container] = JSON.parse(await daemon.ok(['inspect', 'box']));
+  const address: string = container.networks[0].addresses[0];
+  const failed = daemon.line((line) => line.msg === 'network check failed');
+  await inside(daemon, 'box', 'ip', 'addr', 'del', address, 'dev', 'eth0');
+  const told = await failed;
+  assert.deepEqual([told['containerId'], told['network'], told['interfaceName']], [id, second.name, 'eth0']);
+  const passes = daemon.line((line) => line.msg === 'network check passes again');
+  await inside(daemon, 'box', 'ip', 'addr', 'add', address, 'dev', 'eth0');
+  await inside(daemon, 'box', 'ip', 'route', 'replace', 'default', 'via', second.gateway);
+  await passes;
+  assert.equal(daemon.lines.filter((line) => line.msg === 'networks not checked').length, 0);
+});
+
 test('the status of networks', async (t) => {
   if (!needsNetworks(t)) return;
   const plugins = await RecordingPlugins.create(t, 'modern', 'ancient');
@@ -188,12 +208,18 @@ test('network gc', { timeout: 120_000 }, async (t) => {
     );
     assert.deepEqual([...new Set(gcRuns().map(({ plugin }) => plugin))], ['modern']);
     assert.equal((await daemon.cli(['network', 'gc', 'nosuch'])).code, 1);
+    for (const name of ['../x', 'a/b', '.', '-v', 'x'.repeat(300)]) {
+      assert.match((await daemon.cli(['network', 'gc', '--', name])).stderr, /name: /, name);
+    }
   });
 
   await t.test('first ends what an earlier run left', async () => {
     plugins.answers('modern', 'DEL', { cniVersion: '1.1.0', code: 100, msg: 'not now' }, 1);
     const id = JSON.parse(await daemon.ok(['inspect', 'two']))[0].id;
+    // By then the engine pauses for seconds before it tries the DEL itself.
+    const patient = daemon.line((line) => line['containerId'] === id && line['attempt'] === 3);
     assert.equal((await daemon.cli(['rm', '-f', 'two'])).code, 1);
+    await patient;
     plugins.does('modern', 'DEL', undefined);
     const calls = plugins.calls().length;
     const [collected] = JSON.parse(await daemon.ok(['network', 'gc', 'own', '--format', 'json']));
