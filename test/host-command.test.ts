@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
-import { watch } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { RuntimeError } from '../src/errors.ts';
 import { hostCommand } from '../src/host-command.ts';
 import { inheritedDescriptors } from '../src/inherited-descriptors.ts';
+import { fileAppears } from './support/file-appears.ts';
 import { tempDir } from './support/temp-dir.ts';
 
 const FOREVER = new AbortController().signal;
@@ -68,13 +68,14 @@ describe('hostCommand', () => {
     const file = join(await tempDir(t), 'pids');
     const controller = new AbortController();
     const script = 'sleep 1000 & echo "$! $$" > "$0.new"; mv "$0.new" "$0"; wait';
-    const watcher = watch(dirname(file), { signal: AbortSignal.timeout(10_000) });
-    const work = failure(hostCommand('sh', ['-c', script, file], controller.signal));
-    for await (const { filename } of watcher) if (filename === basename(file) && existsSync(file)) break;
+    const work: { end?: Promise<RuntimeError> } = {};
+    await fileAppears(file, () => {
+      work.end = failure(hostCommand('sh', ['-c', script, file], controller.signal));
+    });
     const pids = readFileSync(file, 'utf8').trim().split(' ').map(Number);
     for (const pid of pids) assert.ok(!dead(pid), `${pid} is dead already`);
     controller.abort(new RuntimeError('CANCELLED', 'enough'));
-    assert.equal((await work).code, 'CANCELLED');
+    assert.equal((await work.end)?.code, 'CANCELLED');
     // The signal has been sent to both; the orphan needs a moment to die of it.
     const deadline = AbortSignal.timeout(5000);
     while (!pids.every(dead)) await new Promise((resolve) => setTimeout(resolve, 5, deadline.throwIfAborted()));

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
-import { watch } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { pino } from 'pino';
 import type { Program } from '../src/run-program.ts';
@@ -11,6 +10,7 @@ import { runProgram } from '../src/run-program.ts';
 import { Spawner } from '../src/spawner.ts';
 import { startProgram } from '../src/start-program.ts';
 import { cleanup, type TestScope } from './support/cleanup.ts';
+import { fileAppears } from './support/file-appears.ts';
 import { tempDir } from './support/temp-dir.ts';
 
 const FOREVER = new AbortController().signal;
@@ -28,9 +28,7 @@ function shell(script: string, ...args: readonly string[]): Program {
 
 /** Runs a script that writes pids to its first argument, and returns them once they are there. */
 async function pidsFrom(file: string, start: () => void): Promise<number[]> {
-  const watcher = watch(dirname(file), { signal: AbortSignal.timeout(10_000) });
-  start();
-  for await (const { filename } of watcher) if (filename === basename(file) && existsSync(file)) break;
+  await fileAppears(file, start);
   return readFileSync(file, 'utf8').trim().split(' ').map(Number);
 }
 

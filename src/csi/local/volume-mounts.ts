@@ -53,7 +53,10 @@ export class VolumeMounts {
   async #makeWritable(volume: VolumeRecord, path: string): Promise<void> {
     const mounted = this.#kernel.mountOf(volume, path);
     if (mounted?.options.includes('ro') !== true) return;
-    this.#log.warn({ volumeId: volume.id, device: mounted.source }, 'loop device was left read-only, making it writable');
+    this.#log.warn(
+      { volumeId: volume.id, device: mounted.source },
+      'loop device was left read-only, making it writable',
+    );
     await this.#command(volume, 'blockdev', ['--setrw', mounted.source]);
     await this.#command(volume, 'mount', ['--options', 'remount,rw', path]);
   }
