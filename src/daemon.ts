@@ -132,7 +132,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   await ipam.server.start(signal);
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
-  const operations = networkOperations(config, network, containerizer, { run, log });
+  const operations = networkOperations(config, network, containerizer, { ipam: ipam.ipam, run, log });
   parts.defer(() => operations.close());
   await operations.recover(signal);
   await volume.manager.recover(signal);
@@ -249,7 +249,7 @@ function networkOperations(
   config: Config,
   network: NetworkParts,
   containerizer: Containerizer,
-  tools: { readonly run: RunProgram; readonly log: Logger },
+  tools: { readonly ipam: Ipam; readonly run: RunProgram; readonly log: Logger },
 ): NetworkOperations {
   const [confDir = ''] = config.cniConfDirs;
   const atRest = new Set(['created', 'exited']);

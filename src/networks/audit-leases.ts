@@ -1,6 +1,6 @@
 /**
- * host-local's leases of one network beside the records. Its plugin is asked for nothing: while the network is held alone
- * nobody else gives or takes an address of it.
+ * Leases of one network beside the records: those of host-local on disk, and those of Berth's own allocator. No plugin is
+ * asked: while the network is held alone nobody else gives or takes an address of it.
  */
 import { constants } from 'node:fs';
 import { mkdir, open, readFile, unlink } from 'node:fs/promises';
@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import type { ResolvedNetwork } from '../cni/network.ts';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { HOST_LOCAL_DATA_DIR, type HostLocalLease, readHostLocalLeases } from '../ipam/host-local-leases.ts';
+import type { Ipam } from '../ipam/ipam.ts';
+import { IPAM_PLUGIN } from '../ipam/ipam-plugin.ts';
 import { ELSEWHERE, type Owner, type Owners, type Suspect } from './audit-finding.ts';
 import { objectIn } from './network-subnets.ts';
 
@@ -26,6 +28,44 @@ export function auditLeases(owners: Owners, leases: readonly HostLocalLease[]): 
   return [...leases.flatMap((lease) => orphan(lease, owners)), ...missing(leases, owners, dataDir)];
 }
 
+/** Leases of Berth's own allocator that no attachment has, and attachments without one. */
+export function auditOwnLeases({ network, owners, ids }: Owners, ipam: Pick<Ipam, 'list' | 'release'>): Suspect[] {
+  const held = ipam.list().filter((lease) => lease.network === network.name && lease.releasedAt === undefined);
+  const extra = held.filter(({ containerId, interfaceName }) => {
+    const unclear = ids.has(containerId) && !owners.some((owner) => owner.containerId === containerId);
+    return !unclear && !owners.some((owner) => has(owner, containerId, interfaceName));
+  });
+  const added = network.plugins.some((plugin) => objectIn(plugin, 'ipam')?.['type'] === IPAM_PLUGIN)
+    ? owners.filter(({ entry, stale }) => entry.state === 'added' && !stale)
+    : [];
+  const about = { kind: 'lease', network: network.name } as const;
+  return [
+    ...extra.map((lease) => ({
+      ...about,
+      ...{ name: lease.address, containerId: lease.containerId, missing: false },
+      detail: 'belongs to no attachment',
+      repair: async () => ipam.release(lease),
+    })),
+    ...added.flatMap((owner) =>
+      owner.addresses
+        .map((cidr) => cidr.split('/')[0] ?? '')
+        .filter(
+          (address) => !held.some((lease) => lease.address === address && lease.containerId === owner.containerId),
+        )
+        .map((name) => ({
+          ...about,
+          ...{ name, containerId: owner.containerId, missing: true },
+          detail: 'the address has no lease: disconnect and connect the container, or start it again',
+        })),
+    ),
+  ];
+}
+
+function has({ containerId, entry }: Owner, id: string, interfaceName: string): boolean {
+  // host-local's older versions did not write the interface down.
+  return containerId === id && (interfaceName === '' || entry.interfaceName === interfaceName);
+}
+
 /** Where host-local keeps the leases of a network; undefined when another plugin gives its addresses. */
 function leaseDirOf({ plugins }: ResolvedNetwork): string | undefined {
   for (const plugin of plugins) {
@@ -39,10 +79,7 @@ function leaseDirOf({ plugins }: ResolvedNetwork): string | undefined {
 
 function orphan(lease: HostLocalLease, { owners, ids, elsewhere, network }: Owners): Suspect[] {
   const { containerId, interfaceName, address, file } = lease;
-  const held = owners.some(
-    ({ containerId: id, entry }) =>
-      id === containerId && (interfaceName === '' || entry.interfaceName === interfaceName),
-  );
+  const held = owners.some((owner) => has(owner, containerId, interfaceName));
   // Of a record that does not decode only the id is known.
   const unclear = ids.has(containerId) && !owners.some((owner) => owner.containerId === containerId);
   if (held || unclear) return [];

@@ -17,12 +17,13 @@ import type { NetworkConfigs } from '../cni/network-config.ts';
 import type { NetworkGate } from '../cni/network-gate.ts';
 import type { NetworkRecord } from '../cni/network-record.ts';
 import { RuntimeError } from '../errors.ts';
+import type { Ipam } from '../ipam/ipam.ts';
 import type { RunProgram } from '../run-program.ts';
 import type { ContainerId } from '../runtime/container.ts';
 import type { Store } from '../store.ts';
 import { type Finding, namespacesElsewhere, type Owners, ownersOf, type Suspect } from './audit-finding.ts';
 import { auditInterfaces } from './audit-interfaces.ts';
-import { auditLeases, leasesOf } from './audit-leases.ts';
+import { auditLeases, auditOwnLeases, leasesOf } from './audit-leases.ts';
 import { auditRules } from './audit-rules.ts';
 import { readHostRules } from './host-rules.ts';
 import type { NetworkMaker } from './network-maker.ts';
@@ -32,6 +33,7 @@ export interface NetworkAuditOptions {
   readonly configs: NetworkConfigs;
   readonly store: Store<NetworkRecord>;
   readonly gate: NetworkGate;
+  readonly ipam: Pick<Ipam, 'list' | 'release'>;
   readonly lanes: Pick<ContainerLanes, 'retryCleanup'>;
   readonly live: Pick<LiveNetworks, 'settle'>;
   readonly maker: Pick<NetworkMaker, 'beingRemoved' | 'recover'>;
@@ -104,6 +106,7 @@ export class NetworkAudit {
         ...auditInterfaces(owners, this.#others(network), run),
         ...auditRules(owners, rules, run),
         ...auditLeases(owners, leases),
+        ...auditOwnLeases(owners, this.#options.ipam),
       ];
       return this.#mendAll(suspects, repair, signal);
     };

@@ -11,6 +11,7 @@ import { PeriodicCheck } from '../cni/periodic-check.ts';
 import type { PluginPath } from '../cni/plugin-path.ts';
 import type { ResultCache } from '../cni/result-cache.ts';
 import type { Subnet } from '../ipam/address.ts';
+import type { Ipam } from '../ipam/ipam.ts';
 import type { RunProgram } from '../run-program.ts';
 import type { ContainerId } from '../runtime/container.ts';
 import type { Store } from '../store.ts';
@@ -23,6 +24,7 @@ export interface NetworkOperationsOptions {
   readonly configs: NetworkConfigs;
   readonly cni: CniRuntime;
   readonly gate: NetworkGate;
+  readonly ipam: Pick<Ipam, 'list' | 'release'>;
   readonly store: Store<NetworkRecord>;
   readonly cache: ResultCache | undefined;
   readonly lanes: ContainerLanes;

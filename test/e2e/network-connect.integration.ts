@@ -1,6 +1,6 @@
 /** Networks of a container that runs: connect and disconnect (docs/cni.md), through the real command line. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { hostCommand } from '../../src/host-command.ts';
@@ -193,6 +193,53 @@ test('a daemon that is killed in connect or disconnect (K30)', { timeout: 180_00
       });
     }
   }
+
+  await daemon.ok(['rm', '-f', 'box']);
+  await before.assertClean();
+});
+
+test('a network that must not be used is not connected to', { timeout: 60_000 }, async (t) => {
+  if (!needsNetworks(t)) return;
+  const plugins = await RecordingPlugins.create(t, 'liar', 'loose');
+  const binDirs = [plugins.binDir, ...CNI_BIN_DIRS].flatMap((dir) => ['--cni-bin-dir', dir]);
+  const list = (name: string, type: string): object => ({ cniVersion: '1.0.0', name, plugins: [{ type }] });
+  const daemon = await startDaemon(t, {
+    flags: binDirs,
+    confFiles: {
+      '50-evil.conflist': list('evil', '../../../bin/sh'),
+      '51-lost.conflist': list('lost', 'nosuchplugin'),
+      '52-loose.conflist': list('loose', 'loose'),
+      '53-liar.conflist': list('liar', 'liar'),
+    },
+  });
+  await daemon.importBusybox(IMAGE);
+  const before = daemon.oracle();
+  chmodSync(join(plugins.binDir, 'loose'), 0o777);
+  await daemon.ok(['run', '-d', '--name', 'box', IMAGE, '--', 'sleep', '1000']);
+  const { pid } = await inspect(daemon, 'box');
+  const interfaces = await interfacesOf(pid);
+
+  await t.test('when its plugin is no plain name, missing, or writable by others (K17)', async () => {
+    for (const name of ['evil', 'lost', 'loose']) {
+      const { code, stderr } = await daemon.cli(['network', 'connect', name, 'box']);
+      assert.equal(code, 1);
+      assert.match(stderr, /network/, stderr);
+    }
+    assert.deepEqual(plugins.calls(), [], 'nothing was run');
+  });
+
+  await t.test('when its result holds resolver settings that are none (K20)', async () => {
+    const resolvers = await hostCommand('cat', [`/proc/${pid}/root/etc/resolv.conf`], AbortSignal.timeout(5000));
+    const dns = { nameservers: ['192.0.2.1\nnameserver 192.0.2.66'], search: ['a b'] };
+    plugins.answers('liar', 'ADD', { cniVersion: '1.0.0', dns });
+    const { code, stderr } = await daemon.cli(['network', 'connect', 'liar', 'box']);
+    assert.equal(code, 1);
+    assert.match(stderr, /dns/);
+    assert.deepEqual(plugins.calls().slice(-2), ['liar ADD', 'liar DEL'], 'it is taken back');
+    const after = await hostCommand('cat', [`/proc/${pid}/root/etc/resolv.conf`], AbortSignal.timeout(5000));
+    assert.equal(after, resolvers);
+    assert.deepEqual(await interfacesOf(pid), interfaces);
+  });
 
   await daemon.ok(['rm', '-f', 'box']);
   await before.assertClean();
