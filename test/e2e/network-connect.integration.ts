@@ -183,6 +183,9 @@ test('a daemon that is killed in connect or disconnect (K30)', { timeout: 180_00
         await daemon.restart();
         const shown = await inspect(daemon, 'box');
         assert.equal(shown.pid, pid, 'the container went on');
+        const [network] = JSON.parse(await daemon.ok(['network', 'inspect', second.name]));
+        const states = network.containers.map(({ state }: { state: string }) => state);
+        assert.ok(states.length === 0 || states.join() === 'added', `half made: ${states}`);
         assert.deepEqual(await interfacesOf(pid), told(shown));
         // The last step of a connect may have been on record before the kill.
         if (shown.networks.length > 1) await daemon.ok(['network', 'disconnect', second.name, 'box']);
@@ -226,6 +229,20 @@ test('a network that must not be used is not connected to', { timeout: 60_000 },
       assert.match(stderr, /network/, stderr);
     }
     assert.deepEqual(plugins.calls(), [], 'nothing was run');
+  });
+
+  await t.test('when its plugins pass over what was asked for', async () => {
+    for (const wish of [
+      ['--ip', '192.0.2.9'],
+      ['--mac', '02:00:00:00:00:09'],
+    ]) {
+      const { code, stderr } = await daemon.cli(['network', 'connect', ...wish, 'liar', 'box']);
+      assert.equal(code, 1);
+      assert.match(stderr, /the network gave .*, not /);
+      assert.deepEqual(plugins.calls().slice(-2), ['liar ADD', 'liar DEL'], 'it is taken back');
+      const args = plugins.runs().at(-1)?.env['CNI_ARGS'];
+      assert.equal(args, `IgnoreUnknown=1;${wish[0] === '--ip' ? 'IP' : 'MAC'}=${wish[1]}`);
+    }
   });
 
   await t.test('when its result holds resolver settings that are none (K20)', async () => {
