@@ -200,6 +200,8 @@ describe('NetworkIsolator.recover', { skip: lacks }, () => {
       await killed.prepare(container, soon());
       const record = fixture.store.read(container.id);
       assert.ok(record);
+      // A plugin that is killed before it has written its run down would be no run at all.
+      await killed.isolate(container, soon());
       await killed.cleanup(container.id, soon());
       const before = plugins.calls().length;
       const attachments = record.attachments.map((entry) => ({ ...entry, state }));
