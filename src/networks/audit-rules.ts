@@ -2,8 +2,8 @@
  * The host's packet rules beside the records of one network. A rule tells whose it is by its comment (bridge, ptp,
  * portmap) or by the address of a container (firewall).
  */
-import { hasCapability, typeOf } from '../cni/network.ts';
-import { parseAddressOrCidr } from '../ipam/address.ts';
+import { hasCapability, type ResolvedNetwork, typeOf } from '../cni/network.ts';
+import { type Address, parseAddressOrCidr, type Subnet } from '../ipam/address.ts';
 import type { RunProgram } from '../run-program.ts';
 import { ELSEWHERE, type Owner, type Owners, type Suspect } from './audit-finding.ts';
 import { type HostRule, ownChainName, removeRules } from './host-rules.ts';
@@ -23,18 +23,36 @@ export function auditRules(owners: Owners, rules: readonly HostRule[], run: RunP
   ];
 }
 
+/**
+ * Rules that name a container on the network, by container, with those of the chains they belong to. A network of the
+ * same name that another daemon has is told by its addresses.
+ */
+export function rulesNaming(network: ResolvedNetwork, rules: readonly HostRule[]): ReadonlyMap<string, HostRule[]> {
+  const subnets = subnetsOf(network);
+  const named = Map.groupBy(
+    rules.filter((rule) => rule.network === network.name),
+    ({ containerId }) => containerId,
+  );
+  const found = new Map<string, HostRule[]>();
+  for (const [containerId, own] of named) {
+    const chains = new Set(own.map(({ ownChain }) => ownChain).filter((chain) => chain !== ''));
+    const all = rules.filter((rule) => own.includes(rule) || chains.has(rule.ownChain));
+    const here = all.some((rule) => addressesIn(rule).some((address) => lies(address, subnets)));
+    if (here || subnets.length === 0) found.set(containerId, all);
+  }
+  return found;
+}
+
 /** One finding for each container that rules name and no record. */
 function marked(
   { network, ids, elsewhere }: Owners,
   rules: readonly HostRule[],
   run: RunProgram | undefined,
 ): Suspect[] {
-  const strange = rules.filter((rule) => rule.network === network.name && !ids.has(rule.containerId));
-  return [...new Set(strange.map(({ containerId }) => containerId))].map((containerId) => {
-    const named = strange.filter((rule) => rule.containerId === containerId);
-    const chains = new Set(named.map(({ ownChain }) => ownChain).filter((chain) => chain !== ''));
-    const all = rules.filter((rule) => named.includes(rule) || chains.has(rule.ownChain));
-    const name = [...chains].join(' ') || (named[0]?.chain ?? '');
+  const strange = [...rulesNaming(network, rules)].filter(([containerId]) => !ids.has(containerId));
+  return strange.map(([containerId, all]) => {
+    const chains = new Set(all.map(({ ownChain }) => ownChain).filter((chain) => chain !== ''));
+    const name = [...chains].join(' ') || (all[0]?.chain ?? '');
     const about = { kind: 'rule', name, network: network.name, containerId, missing: false } as const;
     if (elsewhere.has(containerId)) return { ...about, detail: ELSEWHERE };
     const detail = `${all.length} rules and chains name a container that is not attached`;
@@ -54,10 +72,7 @@ function addressed(
     const text = rule.chain === FIREWALL_CHAIN ? / -[sd] (\S+)\/(?:32|128) /.exec(rule.rule)?.[1] : undefined;
     const address = text === undefined ? undefined : parseAddressOrCidr(text);
     if (text === undefined || address === undefined || held.has(text)) return [];
-    const inside = subnets.some(
-      ({ family, first, last }) => family === address.family && first <= address.value && address.value <= last,
-    );
-    return inside ? [{ text, rule }] : [];
+    return lies(address, subnets) ? [{ text, rule }] : [];
   });
   return [...new Set(strange.map(({ text }) => text))].map((address) => {
     const all = strange.filter(({ text }) => text === address).map(({ rule }) => rule);
@@ -67,6 +82,17 @@ function addressed(
     if (elsewhere.size > 0) return { ...about, detail: `${detail}; another daemon may use the network` };
     return { ...about, detail, repair: (signal: AbortSignal) => removeRules(all, { run, signal }) };
   });
+}
+
+/** Addresses and subnets that a rule names. */
+function addressesIn({ rule }: HostRule): Address[] {
+  return rule
+    .split(' ')
+    .flatMap((word) => parseAddressOrCidr(word) ?? parseAddressOrCidr(word.replace(/:\d+$/, '')) ?? []);
+}
+
+function lies({ family, value }: Address, subnets: readonly Subnet[]): boolean {
+  return subnets.some((subnet) => subnet.family === family && subnet.first <= value && value <= subnet.last);
 }
 
 function absent(owner: Owner, rules: readonly HostRule[]): Suspect[] {

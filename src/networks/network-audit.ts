@@ -24,7 +24,7 @@ import type { Store } from '../store.ts';
 import { type Finding, namespacesElsewhere, type Owners, ownersOf, type Suspect } from './audit-finding.ts';
 import { auditInterfaces } from './audit-interfaces.ts';
 import { auditLeases, auditOwnLeases, leasesOf } from './audit-leases.ts';
-import { auditRules } from './audit-rules.ts';
+import { auditRules, rulesNaming } from './audit-rules.ts';
 import { readHostRules } from './host-rules.ts';
 import type { NetworkMaker } from './network-maker.ts';
 import type { NetworkReload } from './network-reload.ts';
@@ -86,7 +86,8 @@ export class NetworkAudit {
     for (const network of this.#owned()) {
       try {
         const leases = await leasesOf(network);
-        const suspects = auditLeases(this.#ownersOf(network, leases), leases).filter(({ missing }) => !missing);
+        const held = leases.map(({ containerId }) => containerId);
+        const suspects = auditLeases(this.#ownersOf(network, held), leases).filter(({ missing }) => !missing);
         const mended = await this.#mendAll(suspects, true, signal);
         if (mended.length > 0)
           this.#log.warn({ network: network.name, leases: mended }, 'leases without owner given back');
@@ -100,8 +101,8 @@ export class NetworkAudit {
     const { gate, run } = this.#options;
     const alone = async (): Promise<AuditedFinding[]> => {
       const [rules, leases] = await Promise.all([readHostRules(run, signal), leasesOf(network)]);
-      const named = rules.filter((rule) => rule.network === network.name);
-      const owners = this.#ownersOf(network, [...named, ...leases]);
+      const named = [...rulesNaming(network, rules).keys(), ...leases.map(({ containerId }) => containerId)];
+      const owners = this.#ownersOf(network, named);
       const suspects = [
         ...auditInterfaces(owners, this.#others(network), run),
         ...auditRules(owners, rules, run),
@@ -209,10 +210,10 @@ export class NetworkAudit {
     return [{ ...about, detail: 'no record has it', repair }];
   }
 
-  /** @param found what the host holds of the network */
-  #ownersOf(network: ResolvedNetwork, found: readonly { readonly containerId: string }[]): Owners {
+  /** @param named containers that rules and leases of the network name */
+  #ownersOf(network: ResolvedNetwork, named: readonly string[]): Owners {
     const living = namespacesElsewhere(this.#netnsDir);
-    const elsewhere = new Set(found.map(({ containerId }) => containerId).filter((id) => living.has(id)));
+    const elsewhere = new Set(named.filter((id) => living.has(id)));
     return ownersOf(network, this.#options.store, this.#options.stale(), elsewhere);
   }
 

@@ -128,6 +128,11 @@ describe('auditRules', () => {
     ]);
   });
 
+  test('leaves alone a network of the same name with other addresses', () => {
+    const other = rulesOf(STRANGER, '10.91.1.6');
+    assert.deepEqual(auditRules(owners(network()), [...rulesOf(ID, '10.90.1.5'), ...other], undefined), []);
+  });
+
   test('leaves alone other networks, and addresses outside', () => {
     const other = rulesOf(STRANGER, '10.91.1.6').map((rule) => ({ ...rule, network: rule.network && 'other' }));
     assert.deepEqual(auditRules(owners(network()), [...rulesOf(ID, '10.90.1.5'), ...other], undefined), []);

@@ -56,6 +56,8 @@ export async function claimNetworks(t: TestScope): Promise<ClaimedNetworks> {
       removeBridge(bridge);
       cleanup(t, () => removeBridge(bridge));
     }
+    removeBridgesIn(`10.87.${number}.`);
+    cleanup(t, () => removeBridgesIn(`10.87.${number}.`));
     return { subnet: `10.87.${number}.0/24`, networks: [first, second] };
   }
   throw new Error('every test subnet is in use');
@@ -92,6 +94,15 @@ async function claimed(number: number): Promise<Server | undefined> {
   server.once('error', (error) => (systemCode(error) === 'EADDRINUSE' ? resolve(undefined) : reject(error)));
   server.listen(`\0berth-test-subnet-${number}`, () => resolve(server));
   return promise;
+}
+
+/** Networks that a test had Berth create get their bridges' addresses from the claimed subnet. */
+function removeBridgesIn(prefix: string): void {
+  const { stdout } = spawnSync('ip', ['-4', '-o', 'addr', 'show', 'type', 'bridge'], { encoding: 'utf8' });
+  for (const line of stdout.split('\n')) {
+    const [, name = '', , address = ''] = line.split(/\s+/);
+    if (address.startsWith(prefix)) removeBridge(name);
+  }
 }
 
 /** Succeeds when there is none. */
