@@ -297,7 +297,11 @@ restore_machine() {
       iptables -w -t filter -X "$chain" 2>/dev/null || true
     done
   fi
-  if [[ -z $leases ]]; then rm -rf /var/lib/cni; else rm -rf /var/lib/cni/networks/berth; fi
+  # Only what is ours: another runtime may have begun to keep its leases beside it.
+  rm -rf /var/lib/cni/networks/berth
+  if [[ -z $leases && -d /var/lib/cni/networks ]]; then
+    rmdir --parents --ignore-fail-on-non-empty /var/lib/cni/networks
+  fi
   if [[ $forwarding == 0 ]]; then echo 0 >/proc/sys/net/ipv4/ip_forward; fi
 }
 
