@@ -289,7 +289,8 @@ function volumeParts(config: Config, database: Database, log: Logger): VolumePar
     manager,
     async start(signal) {
       driver?.start();
-      for (const socket of readPluginDropIns(config.csiConfDir, log)) registry.addSocket(socket);
+      const { good } = readPluginDropIns(config.csiConfDir, log);
+      for (const { path } of good.flatMap(({ sockets }) => sockets)) registry.addSocket(path);
       await registry.start(signal);
     },
     async close() {

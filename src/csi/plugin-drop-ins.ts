@@ -1,27 +1,112 @@
 /**
- * CSI plugins registered by a file: `/etc/berth/csi.d/NAME.toml` with one key, `socket = "unix:///path/of/csi.sock"`.
- * For plugins whose socket lies where it is, outside the plugin directory. A bad file never hides the others.
+ * CSI plugins registered by a file of the configuration directory, `NAME.toml`. A plugin has one socket, several, or one
+ * for each of its parts:
+ *
+ *   name = "some.csi.example"                   optional; a plugin of another name is refused
+ *   socket = "unix:///run/some/csi.sock"        serves whatever it serves
+ *   sockets = ["unix:///a.sock", "/b.sock"]     several of one plugin
+ *   controller = "unix:///run/some/ctl.sock"    used for the Controller and GroupController services only
+ *   node = "unix:///run/some/node.sock"         used for the Node service only
+ *
+ * A file may have Berth start the plugin, too (plugin-supervision.ts). A bad file never hides the others.
  */
 import { globSync, readFileSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
+import { invalid, RuntimeError } from '../errors.ts';
+import { checkSocketPath, type PluginRegistration, type PluginSocket } from './plugin-registration.ts';
+import { type Supervision, supervisionKeys, supervisionOf } from './plugin-supervision.ts';
+import { checkPluginName } from './protocol.ts';
 
-const dropInSchema: z.ZodType<{ socket: string }> = z.strictObject({
-  socket: z.string().regex(/^unix:\/\/\/.+/, 'must be unix:///path/of/socket'),
+/** What one file says. */
+export interface PluginDropIn {
+  readonly file: string;
+  readonly name?: string;
+  /** Empty only when Berth starts the plugin. */
+  readonly sockets: readonly PluginSocket[];
+  readonly supervision?: Supervision;
+}
+
+/** A file nobody can use. */
+export interface BadDropIn {
+  readonly file: string;
+  readonly reason: string;
+}
+
+const dropInSchema = z.strictObject({
+  name: z.string().optional(),
+  socket: z.string().optional(),
+  sockets: z.array(z.string()).max(8).optional(),
+  controller: z.string().optional(),
+  node: z.string().optional(),
+  ...supervisionKeys,
 });
 
-/** Socket paths of all files in `dir` that can be read, in byte order of their names; the others are logged. */
-export function readPluginDropIns(dir: string, log: Logger): string[] {
-  return globSync('*.toml', { cwd: dir })
-    .sort()
-    .flatMap((name) => {
-      const file = `${dir}/${name}`;
-      try {
-        return [dropInSchema.parse(parse(readFileSync(file, 'utf8'))).socket.replace(/^unix:\/\//, '')];
-      } catch (error) {
-        log.error({ file, err: error }, 'CSI plugin file is not understood');
-        return [];
-      }
-    });
+/**
+ * The meaning of a file's text.
+ * @throws {RuntimeError} INVALID_ARGUMENT naming the key
+ */
+export function parsePluginDropIn(file: string, text: string): PluginDropIn {
+  const parsed = dropInSchema.safeParse(tables(text));
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const key = issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : issue?.path.join('.');
+    throw invalid(key === undefined || key === '' ? 'file' : key, issue?.message ?? 'not understood');
+  }
+  const { name, socket, sockets = [], controller, node } = parsed.data;
+  const supervision = supervisionOf(parsed.data);
+  const all: PluginSocket[] = [
+    ...(socket === undefined ? [] : [{ path: checkSocketPath('socket', socket) }]),
+    ...sockets.map((address) => ({ path: checkSocketPath('sockets', address) })),
+    ...(controller === undefined
+      ? []
+      : [{ path: checkSocketPath('controller', controller), role: 'controller' } as const]),
+    ...(node === undefined ? [] : [{ path: checkSocketPath('node', node), role: 'node' } as const]),
+  ];
+  if (all.length === 0 && supervision === undefined) {
+    throw invalid('socket', 'the file names no socket; write socket = "unix:///path/of/csi.sock"');
+  }
+  const twice = all.find(({ path }, index) => all.findIndex((other) => other.path === path) !== index);
+  if (twice !== undefined) throw invalid('sockets', `${twice.path} is named twice; socket = "..." serves every part`);
+  return {
+    file,
+    ...(name === undefined ? {} : { name: checkPluginName('name', name) }),
+    sockets: all,
+    ...(supervision === undefined ? {} : { supervision }),
+  };
+}
+
+function tables(text: string): unknown {
+  try {
+    return parse(text);
+  } catch (error) {
+    const [line = 'not TOML'] = (error instanceof Error ? error.message : String(error)).split('\n');
+    throw new RuntimeError('INVALID_ARGUMENT', `file: ${line}`, { cause: error });
+  }
+}
+
+/** The registration a file asks for. */
+export function dropInRegistration({ file, name, sockets }: PluginDropIn): PluginRegistration {
+  return { key: `file:${file}`, source: 'file', origin: file, ...(name === undefined ? {} : { name }), sockets };
+}
+
+/** All files in `dir`, in byte order of their names; the bad ones apart, and logged. */
+export function readPluginDropIns(
+  dir: string,
+  log: Logger,
+): { readonly good: readonly PluginDropIn[]; readonly bad: readonly BadDropIn[] } {
+  const good: PluginDropIn[] = [];
+  const bad: BadDropIn[] = [];
+  for (const name of globSync('*.toml', { cwd: dir }).sort()) {
+    const file = `${dir}/${name}`;
+    try {
+      good.push(parsePluginDropIn(file, readFileSync(file, 'utf8')));
+    } catch (error) {
+      const { message } = RuntimeError.from(error, 'read');
+      log.error({ file, reason: message }, 'CSI plugin file is not understood');
+      bad.push({ file, reason: message });
+    }
+  }
+  return { good, bad };
 }

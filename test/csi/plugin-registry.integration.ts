@@ -157,7 +157,9 @@ describe('PluginRegistry', () => {
     await mkdir(`${dir}/csi.d`);
     await writeFile(`${dir}/csi.d/10-bad.toml`, 'socket = "tcp://1.2.3.4:5"\n');
     await writeFile(`${dir}/csi.d/20-good.toml`, `socket = "unix://${dir}/elsewhere.sock"\n`);
-    for (const path of readPluginDropIns(`${dir}/csi.d`, log)) registry.addSocket(path);
+    for (const { path } of readPluginDropIns(`${dir}/csi.d`, log).good.flatMap(({ sockets }) => sockets)) {
+      registry.addSocket(path);
+    }
     await registry.start(soon());
     assert.equal(registry.get('fake.csi.test').socketPath, `${dir}/elsewhere.sock`);
   });
