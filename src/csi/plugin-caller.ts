@@ -1,9 +1,9 @@
 /**
- * Calls for volumes: finds the plugin afresh for each attempt, since it may have come back on another connection, repeats
+ * Calls for volumes, snapshots and groups: finds the plugin afresh for each attempt, since it may have come back on another connection, repeats
  * what CSI lets be repeated, and adds secrets at the last moment.
  *
- * A caller who stops waiting does not stop the plugin. So the call goes on, and the next call for the same volume waits
- * for its end, for a while: at most one call is in flight for a volume (CSI "Concurrency"; volume-manager.ts has the lane).
+ * A caller who stops waiting does not stop the plugin. So the call goes on, and the next call for the same object waits
+ * for its end, for a while: at most one call is in flight for it (CSI "Concurrency"; volume-manager.ts has the lane).
  */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
@@ -13,7 +13,6 @@ import type { Plugin } from './plugin.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 import { CsiError, type Request, type Response, type Rpc, type StringMap } from './protocol.ts';
 import { withRetries } from './retry.ts';
-import type { VolumeRecord } from './volume.ts';
 
 /** The secrets for a call of a plugin, asked for just before the call and never kept. */
 export type SecretSource = (driver: string, rpc: Rpc) => StringMap;
@@ -41,6 +40,14 @@ export interface PluginCallerOptions {
   readonly secrets?: SecretSource | undefined;
 }
 
+/** What a call is about. */
+export interface CallSubject {
+  /** One call at a time for each: a volume's name, "snapshot/NAME", "group/NAME". */
+  readonly name: string;
+  /** Name of the plugin. */
+  readonly driver: string;
+}
+
 /** Which call it is. */
 interface Sent {
   readonly name: string;
@@ -53,7 +60,7 @@ const DOWNWARD_PLUGIN_MS = 2000;
 
 export class PluginCaller {
   readonly #options: PluginCallerOptions;
-  /** By name of the volume. */
+  /** By name of the object. */
   readonly #inFlight = new Map<string, InFlight>();
 
   constructor(options: PluginCallerOptions) {
@@ -66,9 +73,12 @@ export class PluginCaller {
     return this.#options.registry.waitFor(driver, AbortSignal.any([signal, AbortSignal.timeout(patienceMs)]));
   }
 
-  /** One call for a volume, repeated while that is lawful and time is left. @throws {RuntimeError} the last failure */
+  /**
+   * One call for an object, repeated while that is lawful and time is left. Calls for one object never overlap.
+   * @throws {RuntimeError} the last failure
+   */
   async call<R extends Rpc>(
-    { name, driver }: VolumeRecord,
+    { name, driver }: CallSubject,
     rpc: R,
     request: Request<R>,
     signal: AbortSignal,
@@ -85,7 +95,7 @@ export class PluginCaller {
       {
         budgetMs: deadlines?.retryForMs ?? 30_000,
         repeatable: (error) => error instanceof CsiError && isRepeatable(error),
-        onRetry: (err, pauseMs) => log.warn({ volume: name, rpc, err, pauseMs }, 'CSI call is repeated'),
+        onRetry: (err, pauseMs) => log.warn({ object: name, rpc, err, pauseMs }, 'CSI call is repeated'),
       },
       signal,
     );
@@ -104,7 +114,7 @@ export class PluginCaller {
     if (before === undefined) return;
     const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#options.deadlines?.settleMs ?? 10_000)]);
     await untilAborted(before.settled, patience);
-    if (!signal.aborted) before.stop.abort(new RuntimeError('CANCELLED', `the next call for volume ${name} is due`));
+    if (!signal.aborted) before.stop.abort(new RuntimeError('CANCELLED', `the next call for ${name} is due`));
   }
 
   /** Sends a call and waits for it, or for the caller's patience to end. */
@@ -127,7 +137,7 @@ export class PluginCaller {
   }
 
   /** What goes into the `secrets` field of a call. */
-  secrets({ driver }: VolumeRecord, rpc: Rpc): StringMap {
+  secrets({ driver }: Pick<CallSubject, 'driver'>, rpc: Rpc): StringMap {
     return this.#options.secrets?.(driver, rpc) ?? {};
   }
 }

@@ -34,6 +34,13 @@ export interface VolumeManagerOptions {
   readonly secrets?: SecretSource;
 }
 
+/** What work beside the manager may use while it has a volume's lane. */
+export interface VolumeTools {
+  readonly caller: PluginCaller;
+  readonly journal: VolumeJournal;
+  readonly mounts: VolumeMounts;
+}
+
 /** How a container wants a volume. */
 export interface PublishOptions {
   readonly readOnly: boolean;
@@ -112,6 +119,25 @@ export class VolumeManager {
     const record = this.#store.read(name);
     if (record === undefined) throw unknown(name);
     return record;
+  }
+
+  /** Calls to plugins that are about no volume of this machine. */
+  get caller(): PluginCaller {
+    return this.#caller;
+  }
+
+  /**
+   * Runs work on a volume in the volume's lane: nothing else is done with it meanwhile. What the work changes it writes
+   * by `tools.journal`.
+   * @throws {RuntimeError} NOT_FOUND, or what the work throws
+   */
+  async exclusive<T>(
+    name: string,
+    work: (record: VolumeRecord, tools: VolumeTools) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const tools = { caller: this.#caller, journal: this.#journal, mounts: this.#mounts };
+    return this.#lanes.run(name, () => work(this.get(name), tools), signal);
   }
 
   /**
