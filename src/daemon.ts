@@ -29,7 +29,7 @@ import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
 import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
 import { pluginChecks } from './csi/plugin-checks.ts';
-import { readPluginDropIns } from './csi/plugin-drop-ins.ts';
+import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
 import { PluginRegistry } from './csi/plugin-registry.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeIsolator } from './csi/volume-isolator.ts';
@@ -276,6 +276,7 @@ interface VolumeParts {
 
 function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
   const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
+  const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
   const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
   const manager = new VolumeManager({
     registry,
@@ -289,12 +290,12 @@ function volumeParts(config: Config, database: Database, log: Logger): VolumePar
     manager,
     async start(signal) {
       driver?.start();
-      const { good } = readPluginDropIns(config.csiConfDir, log);
-      for (const { path } of good.flatMap(({ sockets }) => sockets)) registry.addSocket(path);
+      await dropIns.start();
       await registry.start(signal);
     },
     async close() {
       await manager.close();
+      await dropIns.close();
       await registry.close();
       await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
     },

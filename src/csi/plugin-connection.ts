@@ -2,18 +2,34 @@
  * One plugin socket over time: dialled, asked, watched, dialled again. Connect and Probe decide, never the mere presence
  * of a file.
  *
- *   starting --Probe ready--> ready --connection lost--> unreachable --answers--> ready
- *      ^                        |                            ^
- *      +--ready = false---------+       no answer -----------+       refused: its name is taken by another socket
+ *   starting --Probe ready--> ready --connection lost, Probe fails--> unreachable --answers--> ready
+ *      ^                        |                                         ^
+ *      +--ready = false---------+            no answer -------------------+       refused: not to be taken from here
+ *
+ * Name and capabilities are read at each dial. A socket file that was replaced is dialled again, also while the old one
+ * still answers.
  */
+import { lstatSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import { CsiClient } from './csi-client.ts';
-import { meetPlugin, type Plugin } from './plugin.ts';
-import type { Csi } from './protocol.ts';
+import { type MetSocket, meetSocket } from './plugin.ts';
+import type { PluginRole } from './plugin-registration.ts';
+import type { Csi, Request, Response, Rpc } from './protocol.ts';
+import { identity } from './watched-directory.ts';
 
 export type PluginState = 'ready' | 'starting' | 'unreachable' | 'refused';
+
+/** What the probes of a socket came to. Instants are ISO strings. */
+export interface PluginHealth {
+  /** Since when it is in its state. */
+  readonly sinceAt: string;
+  readonly lastProbeAt?: string;
+  readonly lastSuccessAt?: string;
+  /** Probes that failed since the last success. */
+  readonly failuresInARow: number;
+}
 
 const FIRST_PAUSE_MS = 50;
 /** A dead socket costs nothing to dial; a live plugin that says no may find its Probe costly. */
@@ -23,33 +39,48 @@ const LONGEST_PAUSE_MS: Readonly<Record<PluginState, number>> = {
   unreachable: 1000,
   refused: 5000,
 };
+const PROBE_MS = 30_000;
+/** Pause between two looks at the socket file. */
+const LOOK_MS = 1000;
 
 export interface PluginConnectionOptions {
   readonly csi: Csi;
   readonly socketPath: string;
+  /** What the socket is used for; whatever it serves when absent. */
+  readonly role?: PluginRole | undefined;
   readonly log: Logger;
   readonly deadlineMs?: number | undefined;
-  /** Why a plugin of this name must not be taken from this socket; undefined when it may. */
-  readonly refusal: (name: string) => string | undefined;
-  /** Called after each change of state. */
+  /** Pause between two Probes of a plugin that is ready; 30,000 unless given. */
+  readonly probeMs?: number | undefined;
+  /** Why what was met must not be taken from this socket; undefined when it may. */
+  readonly refusal: (met: MetSocket) => string | undefined;
+  /** Called after each change of state, and when a ready plugin was asked again. */
   readonly changed: () => void;
 }
 
 /** Keeps one socket's plugin known until closed. */
 export class PluginConnection {
   readonly socketPath: string;
+  readonly role: PluginRole | undefined;
   readonly #options: PluginConnectionOptions;
-  readonly #client: CsiClient;
   readonly #stop = new AbortController();
+  #client: CsiClient;
+  /** The file that was dialled last. */
+  #file: string | undefined;
   #state: PluginState = 'starting';
   #reason: string | undefined = 'not asked yet';
-  #plugin: Plugin | undefined;
+  #health: PluginHealth = { sinceAt: now(), failuresInARow: 0 };
+  #met: MetSocket | undefined;
   #work: Promise<void> | undefined;
-  #verdict = false;
+  #verdicts = 0;
+  /** Ends the pause that is under way. */
+  #wake: () => void = () => undefined;
+  #hurry = false;
 
   constructor(options: PluginConnectionOptions) {
     this.#options = options;
     this.socketPath = options.socketPath;
+    this.role = options.role;
     this.#client = new CsiClient(options);
   }
 
@@ -62,19 +93,39 @@ export class PluginConnection {
     return this.#reason;
   }
 
-  /** The plugin when it was last met; callable only in state ready. */
-  get plugin(): Plugin | undefined {
-    return this.#plugin;
+  get health(): PluginHealth {
+    return this.#health;
   }
 
-  /** True once the socket was tried, whatever came of it. */
-  get hasVerdict(): boolean {
-    return this.#verdict;
+  /** What it said when it was last met. */
+  get met(): MetSocket | undefined {
+    return this.#met;
+  }
+
+  /** How often the socket was tried, whatever came of it. */
+  get verdicts(): number {
+    return this.#verdicts;
+  }
+
+  /** True when nobody watches it any more. */
+  get closed(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
+  /** One call, whatever the state. @throws {CsiError} as {@link CsiClient.call} */
+  call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>> {
+    return this.#client.call(rpc, request, signal);
   }
 
   /** Begins to dial. */
   open(): void {
     this.#work ??= this.#run(this.#stop.signal);
+  }
+
+  /** Asks everything anew as soon as may be; `verdicts` grows when that is done. */
+  hurry(): void {
+    this.#hurry = true;
+    this.#wake();
   }
 
   /** Ends dialling and watching. */
@@ -87,44 +138,123 @@ export class PluginConnection {
   async #run(signal: AbortSignal): Promise<void> {
     let pauseMs = FIRST_PAUSE_MS;
     while (!signal.aborted) {
+      this.#hurry = false;
       if (await this.#dial(signal)) {
         pauseMs = FIRST_PAUSE_MS;
-        await this.#client.disconnected();
-        if (!signal.aborted) this.#turn('unreachable', 'the connection was lost');
+        await this.#watch(signal);
+      } else {
+        await this.#pause(pauseMs, signal);
+        pauseMs = Math.min(LONGEST_PAUSE_MS[this.#state], pauseMs * 2);
       }
-      await sleep(pauseMs, undefined, { ref: false, signal }).catch((error: unknown) => {
-        if (!signal.aborted) throw error;
-      });
-      pauseMs = Math.min(LONGEST_PAUSE_MS[this.#state], pauseMs * 2);
     }
   }
 
   /** One attempt; true when the plugin is ready. */
   async #dial(signal: AbortSignal): Promise<boolean> {
     try {
-      const plugin = await meetPlugin(this.#client, signal);
-      if (plugin === undefined) return this.#turn('starting', 'the plugin says it is not ready yet');
-      this.#plugin = plugin;
-      const refusal = this.#options.refusal(plugin.name);
-      if (refusal !== undefined) return this.#turn('refused', refusal);
-      return this.#turn('ready', undefined);
+      this.#redial();
+      const met = await meetSocket(this.#client, this.role, signal);
+      if (met === undefined) return this.#turn('starting', 'the plugin says it is not ready yet');
+      const refusal = this.#options.refusal(met);
+      this.#met = met;
+      return refusal === undefined ? this.#turn('ready', undefined) : this.#turn('refused', refusal);
     } catch (error) {
       if (signal.aborted) return false;
       return this.#turn('unreachable', RuntimeError.from(error, 'no answer').message);
     }
   }
 
+  /** Makes a connection to the file that is there now. @throws {RuntimeError} when it is no socket */
+  #redial(): void {
+    checkSocketFile(this.socketPath);
+    const file = identity(this.socketPath);
+    if (file === this.#file) return;
+    const before = this.#file;
+    this.#file = file;
+    if (before === undefined) return;
+    this.#client.close();
+    this.#client = new CsiClient(this.#options);
+  }
+
+  /** Settles when the plugin has to be asked anew. */
+  async #watch(signal: AbortSignal): Promise<void> {
+    let lost = false;
+    const gone = this.#client.disconnected().then(() => {
+      lost = true;
+      this.#wake();
+    });
+    let probedMs = performance.now();
+    while (!lost && !this.#hurry && !signal.aborted) {
+      await this.#pause(LOOK_MS, signal);
+      const file = identity(this.socketPath);
+      if (file !== undefined && file !== this.#file) return;
+      if (lost || performance.now() - probedMs < (this.#options.probeMs ?? PROBE_MS)) continue;
+      if (!(await this.#probe(signal))) return;
+      probedMs = performance.now();
+    }
+    if (lost) await gone;
+    if (lost && !signal.aborted) this.#turn('unreachable', 'the connection was lost');
+  }
+
+  async #probe(signal: AbortSignal): Promise<boolean> {
+    try {
+      if (!(await this.#client.probe(signal))) return this.#turn('starting', 'the plugin says it is no longer ready');
+      this.#count(true);
+      return true;
+    } catch (error) {
+      if (signal.aborted) return false;
+      return this.#turn('unreachable', RuntimeError.from(error, 'no answer').message);
+    }
+  }
+
+  async #pause(pauseMs: number, signal: AbortSignal): Promise<void> {
+    if (this.#hurry) return;
+    const woken = new AbortController();
+    this.#wake = () => woken.abort();
+    await sleep(pauseMs, undefined, { ref: false, signal: AbortSignal.any([signal, woken.signal]) }).catch(
+      (error: unknown) => {
+        if (!signal.aborted && !woken.signal.aborted) throw error;
+      },
+    );
+    this.#wake = () => undefined;
+  }
+
   #turn(state: PluginState, reason: string | undefined): boolean {
     const from = this.#state;
-    const first = !this.#verdict;
-    this.#verdict = true;
+    const first = this.#verdicts === 0;
+    this.#verdicts += 1;
     this.#state = state;
     this.#reason = reason;
+    this.#count(state === 'ready' || state === 'refused');
     if (from !== state || first) {
+      this.#health = { ...this.#health, sinceAt: now() };
       const { log, socketPath } = this.#options;
-      log.info({ plugin: this.#plugin?.name, socket: socketPath, from, to: state, reason }, 'plugin state changed');
-      this.#options.changed();
+      log.info({ plugin: this.#met?.name, socket: socketPath, from, to: state, reason }, 'plugin state changed');
     }
+    this.#options.changed();
     return state === 'ready';
   }
+
+  #count(success: boolean): void {
+    const at = now();
+    const { failuresInARow } = this.#health;
+    this.#health = success
+      ? { ...this.#health, lastProbeAt: at, lastSuccessAt: at, failuresInARow: 0 }
+      : { ...this.#health, lastProbeAt: at, failuresInARow: failuresInARow + 1 };
+  }
+}
+
+/** @throws {RuntimeError} NOT_FOUND when nothing is there, INVALID_ARGUMENT when it is no socket; links are not followed */
+export function checkSocketFile(path: string): void {
+  const stats = lstatSync(path, { throwIfNoEntry: false });
+  if (stats === undefined) {
+    throw new RuntimeError('NOT_FOUND', `${path} is not there; start the plugin with CSI_ENDPOINT=unix://${path}`);
+  }
+  if (stats.isSocket()) return;
+  const kind = stats.isSymbolicLink() ? 'a symbolic link; name the socket itself' : 'no socket';
+  throw new RuntimeError('INVALID_ARGUMENT', `${path} is ${kind}`);
+}
+
+function now(): string {
+  return new Date().toISOString();
 }

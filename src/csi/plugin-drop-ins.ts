@@ -10,8 +10,7 @@
  *
  * A file may have Berth start the plugin, too (plugin-supervision.ts). A bad file never hides the others.
  */
-import { globSync, readFileSync } from 'node:fs';
-import type { Logger } from 'pino';
+import { globSync, readFileSync, statSync } from 'node:fs';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
@@ -33,6 +32,8 @@ export interface BadDropIn {
   readonly file: string;
   readonly reason: string;
 }
+
+const MAX_FILE_BYTES = 65_536;
 
 const dropInSchema = z.strictObject({
   name: z.string().optional(),
@@ -91,22 +92,31 @@ export function dropInRegistration({ file, name, sockets }: PluginDropIn): Plugi
   return { key: `file:${file}`, source: 'file', origin: file, ...(name === undefined ? {} : { name }), sockets };
 }
 
-/** All files in `dir`, in byte order of their names; the bad ones apart, and logged. */
-export function readPluginDropIns(
-  dir: string,
-  log: Logger,
-): { readonly good: readonly PluginDropIn[]; readonly bad: readonly BadDropIn[] } {
+/** What all files of a directory say. */
+export interface PluginDropIns {
+  readonly good: readonly PluginDropIn[];
+  readonly bad: readonly BadDropIn[];
+}
+
+/** All files in `dir`, in byte order of their names; the bad ones apart. */
+export function readPluginDropIns(dir: string): PluginDropIns {
   const good: PluginDropIn[] = [];
   const bad: BadDropIn[] = [];
   for (const name of globSync('*.toml', { cwd: dir }).sort()) {
     const file = `${dir}/${name}`;
     try {
-      good.push(parsePluginDropIn(file, readFileSync(file, 'utf8')));
+      good.push(parsePluginDropIn(file, textOf(file)));
     } catch (error) {
-      const { message } = RuntimeError.from(error, 'read');
-      log.error({ file, reason: message }, 'CSI plugin file is not understood');
-      bad.push({ file, reason: message });
+      bad.push({ file, reason: RuntimeError.from(error, 'read').message });
     }
   }
   return { good, bad };
+}
+
+/** Reads only what cannot block: a pipe of that name would hold up the daemon. */
+function textOf(file: string): string {
+  const stats = statSync(file);
+  if (!stats.isFile()) throw invalid('file', 'it is no regular file');
+  if (stats.size > MAX_FILE_BYTES) throw invalid('file', `it has ${stats.size} bytes, at most ${MAX_FILE_BYTES}`);
+  return readFileSync(file, 'utf8');
 }

@@ -1,29 +1,22 @@
 /**
- * The CSI plugins of this machine. A plugin is known by its socket, however that came to be known: it lies in the plugin
- * directory, a drop-in file names it, or the daemon started it; all are equal. Each is dialled and watched for itself
- * (plugin-connection.ts); a plugin that is slow or dead holds up no other.
+ * The CSI plugins of this machine. A plugin is known by its sockets, however they came to be known: one lies in the plugin
+ * directory, a file names it, a registrar announced it, a command or the daemon itself registered it; all are equal
+ * (plugin-registration.ts). Each socket is dialled and watched for itself (plugin-connection.ts), sockets of one name are
+ * one plugin (plugin-assembly.ts); a plugin that is slow or dead holds up no other.
  */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
-import { capabilityNames, type Plugin } from './plugin.ts';
-import { PluginConnection, type PluginState } from './plugin-connection.ts';
-import { identity, PluginDirectory } from './plugin-directory.ts';
+import { ChangeSignal } from './change-signal.ts';
+import type { Plugin } from './plugin.ts';
+import { type Assembly, assemble } from './plugin-assembly.ts';
+import type { PluginConnection } from './plugin-connection.ts';
+import { type FoundPlugin, PluginDirectory } from './plugin-directory.ts';
+import { checkSocketPath, type PluginRegistration } from './plugin-registration.ts';
+import { type Misfit, PluginSockets } from './plugin-sockets.ts';
+import { bySocket, misfitSummary, type PluginSummary, summaryOf } from './plugin-summary.ts';
 import { type Csi, loadCsi } from './protocol.ts';
 
-/** A plugin as lists show it. */
-export interface PluginSummary {
-  /** Empty while nobody has answered on the socket. */
-  readonly name: string;
-  readonly socket: string;
-  readonly state: PluginState;
-  /** Why it is not ready. */
-  readonly reason?: string;
-  readonly vendorVersion: string;
-  /** "controller:CREATE_DELETE_VOLUME", "node:STAGE_UNSTAGE_VOLUME", "plugin:CONTROLLER_SERVICE", sorted. */
-  readonly capabilities: readonly string[];
-  /** This machine as the plugin knows it. */
-  readonly nodeId?: string;
-}
+export type { PluginSummary };
 
 export interface PluginRegistryOptions {
   /** Absolute path; made when it is missing. */
@@ -35,6 +28,8 @@ export interface PluginRegistryOptions {
   readonly deadlineMs?: number;
   /** Pause between looks into the directory that no notice asked for; 5,000 unless given. */
   readonly rescanMs?: number;
+  /** Pause between two Probes of a plugin that is ready; 30,000 unless given. */
+  readonly probeMs?: number;
 }
 
 /** How long start() waits for the sockets it finds to answer; those that do not are waited for in the background. */
@@ -46,25 +41,30 @@ export class PluginRegistry {
   readonly #csi: Csi;
   readonly #log: Logger;
   readonly #directory: PluginDirectory;
-  readonly #connections = new Map<string, { id: string | undefined; connection: PluginConnection }>();
-  /** Sockets that were named to us: kept whether the file is there or not. */
-  readonly #pinned = new Set<string>();
-  readonly #waiters = new Set<() => void>();
+  readonly #sockets: PluginSockets;
+  readonly #changes = new ChangeSignal();
   readonly #listeners = new Set<(plugin: string) => void>();
-  readonly #closing = new Set<Promise<void>>();
-  /** Sockets that were complained about. */
-  readonly #unusable = new Set<string>();
-  #inDirectory: ReadonlyMap<string, string> = new Map();
+  readonly #ready = new Set<PluginConnection>();
+  /** What the directory registered: key to identity. */
+  #found: ReadonlyMap<string, string> = new Map();
 
   constructor(options: PluginRegistryOptions) {
+    const { deadlineMs, probeMs, rescanMs = 5000 } = options;
     this.#options = options;
     this.#csi = options.csi ?? loadCsi();
     this.#log = options.log.child({ component: 'csi' });
+    this.#sockets = new PluginSockets({
+      csi: this.#csi,
+      log: this.#log,
+      deadlineMs,
+      probeMs,
+      changed: (connection) => this.#changed(connection),
+    });
     this.#directory = new PluginDirectory({
       dir: options.pluginDir,
       log: this.#log,
-      rescanMs: options.rescanMs ?? 5000,
-      found: (sockets) => this.#reconcile(sockets),
+      rescanMs,
+      found: (plugins) => this.#reconcile(plugins),
     });
   }
 
@@ -73,26 +73,99 @@ export class PluginRegistry {
     return this.#options.pluginDir;
   }
 
-  /** Begins to watch the directory. Settles when each socket found was tried once, or after two seconds. */
+  /** Begins to watch the directory. Settles when each socket known was tried once, or after two seconds. */
   async start(signal: AbortSignal): Promise<void> {
     await this.#directory.start();
     const patience = AbortSignal.any([signal, AbortSignal.timeout(FIRST_VERDICT_MS)]);
-    await this.#until(
-      () => ([...this.#connections.values()].every((one) => one.connection.hasVerdict) ? true : undefined),
+    const all = this.#sockets.connections;
+    await this.#changes.until(
+      () => ([...all.values()].every(({ verdicts }) => verdicts > 0) ? true : undefined),
       patience,
     );
     signal.throwIfAborted();
   }
 
-  /** Also watches this socket, wherever it lies and whether it is there yet or not. Idempotent. */
-  addSocket(path: string): void {
-    this.#pinned.add(path);
-    this.#reconcile(this.#inDirectory);
+  /**
+   * Makes a plugin known, whether its sockets are there yet or not; replaces the registration of the same key. Idempotent.
+   * Sockets are dialled until it is taken back.
+   */
+  register(registration: PluginRegistration): void {
+    this.#sockets.register(registration);
   }
 
-  /** All known sockets, by socket path. */
+  /** Takes a registration back; another one of the same plugin goes on. Succeeds when there is none. */
+  deregister(key: string): void {
+    this.#sockets.deregister(key);
+  }
+
+  /** Shows in lists what was meant to register a plugin but cannot; what it registered before stays. */
+  report(misfit: Omit<Misfit, 'sinceAt'>): void {
+    this.#sockets.list(misfit);
+  }
+
+  /** Ends what {@link report} began. */
+  unreport(key: string): void {
+    this.#sockets.unlist(key);
+  }
+
+  /** All plugins, and all sockets and files that are no part of one, by socket path. */
   list(): readonly PluginSummary[] {
-    return [...this.#connections.values()].map(({ connection }) => summary(connection)).sort(bySocket);
+    const rows = [...this.#groups()].map(([name, connections]) => this.#summary(name, connections));
+    const alone = [...this.#sockets.connections.values()].filter((one) => this.#sockets.nameOf(one) === undefined);
+    const others = alone.map((one) => this.#summary(one.met?.name ?? '', [one]));
+    return [...rows, ...others, ...this.#sockets.misfits.map(misfitSummary)].sort(bySocket);
+  }
+
+  /**
+   * One row of {@link list}, by the plugin's name, a socket or a file; of several the one that has the name.
+   * @throws {RuntimeError} NOT_FOUND when no socket has given this name and none has this path
+   */
+  inspect(nameOrSocket: string): PluginSummary {
+    const rows = this.list().filter(
+      ({ name, socket, sockets }) =>
+        name === nameOrSocket || socket === nameOrSocket || sockets.some(({ path }) => path === nameOrSocket),
+    );
+    const row = rows.find(({ state }) => state === 'ready') ?? rows.find(({ state }) => state !== 'refused') ?? rows[0];
+    if (row === undefined) throw this.#absence(nameOrSocket);
+    return row;
+  }
+
+  /**
+   * Asks all sockets of a plugin anew and settles when all have answered or failed.
+   * @throws {RuntimeError} NOT_FOUND as {@link inspect}
+   */
+  async probe(nameOrSocket: string, signal: AbortSignal): Promise<PluginSummary> {
+    const paths = this.inspect(nameOrSocket).sockets.map(({ path }) => path);
+    const asked = paths.flatMap((path) => this.#sockets.connections.get(path) ?? []);
+    const before = new Map(asked.map((connection) => [connection, connection.verdicts]));
+    for (const connection of asked) connection.hurry();
+    await this.#changes.until(
+      () => ([...before].every(([{ verdicts, closed }, then]) => closed || verdicts > then) ? true : undefined),
+      signal,
+    );
+    signal.throwIfAborted();
+    return this.inspect(nameOrSocket);
+  }
+
+  /**
+   * Waits until the sockets of a registration are ready.
+   * @returns the name the plugin gives itself
+   * @throws {RuntimeError} ALREADY_EXISTS when one is refused, UNAVAILABLE with the reason when the signal aborts before,
+   * CANCELLED when the registration was taken back meanwhile
+   */
+  async settled(key: string, signal: AbortSignal): Promise<string> {
+    const verdict = await this.#changes.until((): string | RuntimeError | undefined => {
+      const connections = this.#connectionsOf(key);
+      if (connections === undefined) return new RuntimeError('CANCELLED', 'the registration was taken back meanwhile');
+      const refused = connections.find(({ state }) => state === 'refused');
+      if (refused !== undefined) return new RuntimeError('ALREADY_EXISTS', refused.reason ?? 'refused');
+      return connections.every(({ state }) => state === 'ready') ? connections[0]?.met?.name : undefined;
+    }, signal);
+    if (typeof verdict === 'string') return verdict;
+    if (verdict !== undefined) throw verdict;
+    const late = this.#connectionsOf(key)?.find(({ state }) => state !== 'ready');
+    const reason = `the plugin at ${late?.socketPath} is ${late?.state}: ${late?.reason ?? 'no reason known'}`;
+    throw new RuntimeError('UNAVAILABLE', reason, { cause: signal.reason });
   }
 
   /**
@@ -100,7 +173,7 @@ export class PluginRegistry {
    * @throws {RuntimeError} NOT_FOUND when no socket has given this name, UNAVAILABLE when the plugin is not ready
    */
   get(name: string): Plugin {
-    const plugin = this.#ready(name);
+    const plugin = this.#assemble(name)?.plugin;
     if (plugin !== undefined) return plugin;
     throw this.#absence(name);
   }
@@ -110,12 +183,12 @@ export class PluginRegistry {
    * @throws {RuntimeError} UNAVAILABLE with what to do when the signal aborts before
    */
   async waitFor(name: string, signal: AbortSignal): Promise<Plugin> {
-    const plugin = await this.#until(() => this.#ready(name), signal);
+    const plugin = await this.#changes.until(() => this.#assemble(name)?.plugin, signal);
     if (plugin !== undefined) return plugin;
     throw new RuntimeError('UNAVAILABLE', this.#absence(name).message, { cause: signal.reason });
   }
 
-  /** Calls back with the name each time a plugin becomes ready. Returns what ends it. */
+  /** Calls back with the name each time a plugin, or a part of it, becomes ready. Returns what ends it. */
   onReady(listener: (plugin: string) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -124,15 +197,43 @@ export class PluginRegistry {
   /** Ends all watching. Plugins go on running. */
   async close(): Promise<void> {
     await this.#directory.close();
-    const all = [...this.#connections.values()];
-    this.#connections.clear();
-    await Promise.all([...all.map(({ connection }) => connection.close()), ...this.#closing]);
+    await this.#sockets.close();
   }
 
-  #ready(name: string): Plugin | undefined {
-    return [...this.#connections.values()]
-      .map(({ connection }) => connection)
-      .find(({ state, plugin }) => state === 'ready' && plugin?.name === name)?.plugin;
+  /** Connections by name of the plugin, in the order in which they were registered. */
+  #groups(): Map<string, PluginConnection[]> {
+    const groups = new Map<string, PluginConnection[]>();
+    for (const connection of this.#sockets.connections.values()) {
+      const name = this.#sockets.nameOf(connection);
+      if (name !== undefined) groups.set(name, [...(groups.get(name) ?? []), connection]);
+    }
+    return groups;
+  }
+
+  #assemble(name: string): Assembly | undefined {
+    const members = this.#groups().get(name);
+    return members === undefined ? undefined : this.#assembled(name, members);
+  }
+
+  /** A socket that was registered as one of several has to be met before the plugin is known. */
+  #assembled(name: string, members: readonly PluginConnection[]): Assembly {
+    return assemble(this.#csi, name, members, ({ role, socketPath }) => {
+      if (role !== undefined) return true;
+      return this.#sockets.registrationsOf(socketPath).some(({ sockets }) => sockets.length > 1);
+    });
+  }
+
+  #summary(name: string, connections: readonly PluginConnection[]): PluginSummary {
+    const [first] = connections;
+    const assembly: Assembly =
+      first?.state === 'refused' ? { state: 'refused', ...lackOf(first) } : this.#assembled(name, connections);
+    const registrations = new Set(connections.flatMap(({ socketPath }) => this.#sockets.registrationsOf(socketPath)));
+    return summaryOf(name, connections, assembly, [...registrations]);
+  }
+
+  #connectionsOf(key: string): PluginConnection[] | undefined {
+    const registration = this.#sockets.registrations().find((one) => one.key === key);
+    return registration?.sockets.flatMap(({ path }) => this.#sockets.connections.get(path) ?? []);
   }
 
   #absence(name: string): RuntimeError {
@@ -144,109 +245,39 @@ export class PluginRegistry {
     }
     const names = known.flatMap((plugin) => (plugin.name === '' ? [] : [plugin.name]));
     const others = names.length === 0 ? 'none is known' : `known are ${names.join(', ')}`;
-    const advice = `start it so that its socket appears in ${this.#options.pluginDir}`;
+    const advice = `start it so that its socket appears in ${this.#options.pluginDir}, or see berth csi register`;
     return new RuntimeError('NOT_FOUND', `no CSI plugin ${name}: ${others}; ${advice}`);
   }
 
-  /** Brings the connections in line with the sockets there are. */
-  #reconcile(inDirectory: ReadonlyMap<string, string>): void {
-    this.#inDirectory = inDirectory;
-    for (const path of [...this.#connections.keys()]) {
-      if (inDirectory.has(path) || this.#pinned.has(path)) continue;
-      this.#log.info({ socket: path }, 'plugin socket is gone');
-      this.#drop(path);
-    }
-    for (const [path, id] of inDirectory) this.#track(path, id);
-    for (const path of this.#pinned) {
-      if (!inDirectory.has(path)) this.#track(path, identity(path));
-    }
-  }
-
-  #track(path: string, id: string | undefined): void {
-    const known = this.#connections.get(path);
-    if (known !== undefined && (known.id === id || id === undefined)) return;
-    if (known !== undefined) this.#drop(path);
-    const connection = this.#connect(path);
-    if (connection === undefined) return;
-    this.#connections.set(path, { id, connection });
-    connection.open();
-  }
-
-  #connect(path: string): PluginConnection | undefined {
-    try {
-      return new PluginConnection({
-        csi: this.#csi,
-        socketPath: path,
-        log: this.#log,
-        deadlineMs: this.#options.deadlineMs,
-        refusal: (name) => this.#refusal(name, path),
-        changed: () => this.#changed(path),
-      });
-    } catch (error) {
-      if (!this.#unusable.has(path)) this.#log.error({ socket: path, err: error }, 'plugin socket cannot be used');
-      this.#unusable.add(path);
-      return undefined;
+  /** Brings the registrations of the directory in line with what is there. */
+  #reconcile(plugins: readonly FoundPlugin[]): void {
+    const now = new Map(plugins.map(({ registration, id }) => [registration.key, id]));
+    for (const [key, id] of this.#found) if (now.get(key) !== id) this.#sockets.deregister(key);
+    this.#found = now;
+    for (const { registration } of plugins) {
+      const { key, source, origin } = registration;
+      try {
+        for (const { path } of registration.sockets) checkSocketPath('socket', path);
+        this.#sockets.register(registration);
+      } catch (error) {
+        this.#sockets.list({ key, source, origin, reason: RuntimeError.from(error, 'socket').message });
+      }
     }
   }
 
-  #drop(path: string): void {
-    const known = this.#connections.get(path);
-    if (known === undefined) return;
-    this.#connections.delete(path);
-    const closing = known.connection.close().finally(() => this.#closing.delete(closing));
-    this.#closing.add(closing);
-  }
-
-  /** The first to be ready has the name; another gets it when that one is gone. */
-  #refusal(name: string, path: string): string | undefined {
-    const holder = this.#ready(name);
-    if (holder === undefined || holder.socketPath === path) return undefined;
-    return `the name ${name} is taken by the plugin at ${holder.socketPath}`;
-  }
-
-  #changed(path: string): void {
-    for (const waiter of [...this.#waiters]) waiter();
-    const connection = this.#connections.get(path)?.connection;
-    if (connection?.state !== 'ready' || connection.plugin === undefined) return;
-    for (const listener of this.#listeners) listener(connection.plugin.name);
-  }
-
-  /** The first value that is not undefined, looked for after each change; undefined when the signal aborts. */
-  async #until<T>(look: () => T | undefined, signal: AbortSignal): Promise<T | undefined> {
-    let found = look();
-    while (found === undefined && !signal.aborted) {
-      await this.#nextChange(signal);
-      found = look();
+  #changed(connection: PluginConnection | undefined): void {
+    if (connection !== undefined && connection.state !== 'ready' && this.#ready.delete(connection)) {
+      this.#sockets.hurryRefused();
     }
-    return found;
-  }
-
-  #nextChange(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const done = (): void => {
-        this.#waiters.delete(done);
-        signal.removeEventListener('abort', done);
-        resolve();
-      };
-      this.#waiters.add(done);
-      signal.addEventListener('abort', done, { once: true });
-    });
+    this.#changes.notify();
+    if (connection?.state !== 'ready') return;
+    this.#ready.add(connection);
+    const name = connection.met?.name;
+    if (name === undefined || this.#assemble(name)?.plugin === undefined) return;
+    for (const listener of this.#listeners) listener(name);
   }
 }
 
-function summary(connection: PluginConnection): PluginSummary {
-  const { plugin, reason } = connection;
-  return {
-    name: plugin?.name ?? '',
-    socket: connection.socketPath,
-    state: connection.state,
-    ...(reason === undefined ? {} : { reason }),
-    vendorVersion: plugin?.vendorVersion ?? '',
-    capabilities: plugin === undefined ? [] : capabilityNames(plugin.capabilities),
-    ...(plugin?.nodeId === undefined ? {} : { nodeId: plugin.nodeId }),
-  };
-}
-
-function bySocket(a: PluginSummary, b: PluginSummary): number {
-  return a.socket < b.socket ? -1 : 1;
+function lackOf({ reason }: PluginConnection): { lack?: string } {
+  return reason === undefined ? {} : { lack: reason };
 }

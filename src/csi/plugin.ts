@@ -1,9 +1,11 @@
 /**
- * A CSI plugin that was met: who it is, what it offers, and calls to it. What is told here is fixed for one connection;
- * when the plugin comes back after a restart it is asked again, since a new release may offer other things.
+ * A CSI plugin: who it is, what it offers, and calls to it. A plugin may have a socket for each of its parts; each socket
+ * is asked for itself (`meetSocket`), and what they offer together is the plugin (plugin-assembly.ts). What is told here
+ * is fixed; when a socket comes back after a restart it is asked again, since a new release may offer other things.
  */
 import { type Code, RuntimeError } from '../errors.ts';
 import type { CsiClient } from './csi-client.ts';
+import type { PluginRole } from './plugin-registration.ts';
 import {
   type ControllerCapability,
   CsiError,
@@ -20,83 +22,125 @@ import {
   type StringMap,
 } from './protocol.ts';
 
-/** A plugin that answered and is ready. */
-export interface Plugin {
-  /** What the plugin calls itself: "local.csi.berth". */
-  readonly name: string;
-  readonly socketPath: string;
-  readonly vendorVersion: string;
-  readonly capabilities: PluginCapabilities;
-  /** This machine as the plugin knows it; absent when the plugin has no need of it. */
-  readonly nodeId?: string;
+/** A service of a plugin that can be reached for itself. */
+export type PluginPart = 'controller' | 'groupController' | 'node';
+
+/** This machine as a plugin knows it (CSI NodeGetInfo). */
+export interface PluginNode {
+  readonly nodeId: string;
   /** Where this machine is, in the plugin's own labels. */
   readonly topology?: StringMap;
+  /** Most volumes of the plugin that may be published here; absent when the plugin sets no limit. */
+  readonly maxVolumesPerNode?: number;
+}
 
-  /** @throws {CsiError} as {@link CsiClient.call} */
+/** A plugin that answered and is ready. */
+export interface Plugin extends Partial<PluginNode> {
+  /** What the plugin calls itself: "local.csi.berth". */
+  readonly name: string;
+  readonly vendorVersion: string;
+  /** Facts the vendor wants told (CSI GetPluginInfo). */
+  readonly manifest: StringMap;
+  readonly capabilities: PluginCapabilities;
+  /** Where its parts listen. */
+  readonly sockets: readonly string[];
+
+  /**
+   * Calls the socket that serves the call.
+   * @throws {CsiError} as {@link CsiClient.call}; UNIMPLEMENTED when no socket serves it, UNAVAILABLE when the one that
+   * does is away
+   */
   call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>>;
 }
 
+/** What one socket said about itself. */
+export interface MetSocket {
+  readonly name: string;
+  readonly vendorVersion: string;
+  readonly manifest: StringMap;
+  /** What it serves, not what it says that its plugin has. */
+  readonly parts: ReadonlySet<PluginPart>;
+  readonly capabilities: PluginCapabilities;
+  /** Absent when it does not serve NodeGetInfo. */
+  readonly node?: PluginNode;
+}
+
 /**
- * Asks a socket who is there: GetPluginInfo, Probe, then the capabilities. Undefined while the plugin is starting.
+ * Asks a socket who is there: GetPluginInfo, Probe, then the capabilities of what it serves; of its role only, when it
+ * has one. Undefined while the plugin is starting.
  * @throws {CsiError} when it does not answer, or not as it must
  */
-export async function meetPlugin(client: CsiClient, signal: AbortSignal): Promise<Plugin | undefined> {
+export async function meetSocket(
+  client: CsiClient,
+  role: PluginRole | undefined,
+  signal: AbortSignal,
+): Promise<MetSocket | undefined> {
   const info = await client.call('GetPluginInfo', {}, signal);
-  const name = lawful('GetPluginInfo', info.name, () => checkPluginName('name', info.name));
+  const name = lawful('GetPluginInfo', client.socketPath, () => checkPluginName('name', info.name));
   client.named(name);
+  const vendorVersion = lawful('GetPluginInfo', name, () => checkText('vendor_version', info.vendorVersion));
+  const manifest = lawful('GetPluginInfo', name, () => checkMap('manifest', info.manifest));
   if (!(await client.probe(signal))) return undefined;
-  const capabilities = await readCapabilities(client, signal);
-  const node = await readNode(client, name, capabilities, signal);
-  return {
-    name,
-    socketPath: client.socketPath,
-    vendorVersion: info.vendorVersion,
-    capabilities,
-    ...node,
-    call: (rpc, request, callSignal) => client.call(rpc, request, callSignal),
-  };
-}
-
-async function readCapabilities(client: CsiClient, signal: AbortSignal): Promise<PluginCapabilities> {
-  const { capabilities } = await client.call('GetPluginCapabilities', {}, signal);
-  const plugin = new Set(capabilities.flatMap(({ service }) => known<PluginService>(service?.type)));
-  const [controller, node] = await Promise.all([
-    plugin.has('CONTROLLER_SERVICE') ? readControllerCapabilities(client, signal) : new Set<ControllerCapability>(),
-    readNodeCapabilities(client, signal),
+  const answer = await client.call('GetPluginCapabilities', {}, signal);
+  const plugin = new Set(answer.capabilities.flatMap(({ service }) => known<PluginService>(service?.type)));
+  const [controller, node, nodeInfo] = await Promise.all([
+    role === 'node' || !plugin.has('CONTROLLER_SERVICE') ? undefined : controllerCapabilities(client, signal),
+    role === 'controller' ? undefined : nodeCapabilities(client, signal),
+    role === 'controller' ? undefined : readNode(client, name, plugin, signal),
   ]);
-  return { plugin, controller, node };
+  const parts = new Set<PluginPart>();
+  if (controller !== undefined) parts.add('controller');
+  if (node !== undefined || nodeInfo !== undefined) parts.add('node');
+  if (parts.size === 0) {
+    throw new CsiError(
+      'UNIMPLEMENTED',
+      name,
+      'NodeGetCapabilities',
+      `it does not serve ${role ?? 'Controller or Node'}`,
+    );
+  }
+  const capabilities = { plugin, controller: controller ?? new Set(), node: node ?? new Set() };
+  return { name, vendorVersion, manifest, parts, capabilities, ...(nodeInfo === undefined ? {} : { node: nodeInfo }) };
 }
 
-/** A socket may speak of a controller that listens elsewhere: then this one offers nothing of it. */
-async function readControllerCapabilities(
+/** A socket may speak of a controller that listens elsewhere: then this one serves nothing of it. */
+async function controllerCapabilities(
   client: CsiClient,
   signal: AbortSignal,
-): Promise<ReadonlySet<ControllerCapability>> {
+): Promise<ReadonlySet<ControllerCapability> | undefined> {
   const answer = await unlessUnimplemented(client.call('ControllerGetCapabilities', {}, signal));
-  return new Set(answer?.capabilities.flatMap(({ rpc }) => known<ControllerCapability>(rpc?.type)));
+  return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<ControllerCapability>(rpc?.type)));
 }
 
-async function readNodeCapabilities(client: CsiClient, signal: AbortSignal): Promise<ReadonlySet<NodeCapability>> {
+async function nodeCapabilities(
+  client: CsiClient,
+  signal: AbortSignal,
+): Promise<ReadonlySet<NodeCapability> | undefined> {
   const answer = await unlessUnimplemented(client.call('NodeGetCapabilities', {}, signal));
-  return new Set(answer?.capabilities.flatMap(({ rpc }) => known<NodeCapability>(rpc?.type)));
+  return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<NodeCapability>(rpc?.type)));
 }
 
 /** Only plugins that attach volumes to nodes, or care where nodes are, need to know this one. */
 async function readNode(
   client: CsiClient,
   name: string,
-  { plugin, controller }: PluginCapabilities,
+  plugin: ReadonlySet<PluginService>,
   signal: AbortSignal,
-): Promise<{ nodeId?: string; topology?: StringMap }> {
+): Promise<PluginNode | undefined> {
   const answer = await unlessUnimplemented(client.call('NodeGetInfo', {}, signal));
-  if (answer === undefined) {
-    if (!controller.has('PUBLISH_UNPUBLISH_VOLUME')) return {};
-    throw new CsiError('UNIMPLEMENTED', name, 'NodeGetInfo', 'volumes are attached to nodes, but nodes have no id');
-  }
+  if (answer === undefined) return undefined;
   const nodeId = lawful('NodeGetInfo', name, () => checkText('node_id', answer.nodeId, LIMITS.nodeId));
-  const segments = answer.accessibleTopology?.segments;
-  if (segments === undefined || !plugin.has('VOLUME_ACCESSIBILITY_CONSTRAINTS')) return { nodeId };
-  return { nodeId, topology: lawful('NodeGetInfo', name, () => checkMap('accessible_topology', segments)) };
+  const most = Number(answer.maxVolumesPerNode);
+  if (most < 0) throw new CsiError('INTERNAL', name, 'NodeGetInfo', `max_volumes_per_node is negative: ${most}`);
+  const segments = plugin.has('VOLUME_ACCESSIBILITY_CONSTRAINTS') ? answer.accessibleTopology?.segments : undefined;
+  return {
+    nodeId,
+    ...(segments === undefined
+      ? {}
+      : { topology: lawful('NodeGetInfo', name, () => checkMap('accessible_topology', segments)) }),
+    // Zero leaves the number to the orchestrator (CSI NodeGetInfo).
+    ...(most === 0 ? {} : { maxVolumesPerNode: most }),
+  };
 }
 
 /** Enum values newer than this code arrive as numbers and are left out, as is the one that says nothing. */

@@ -5,7 +5,7 @@ import { createServer, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { pino } from 'pino';
 import { pluginChecks } from '../../src/csi/plugin-checks.ts';
-import { readPluginDropIns } from '../../src/csi/plugin-drop-ins.ts';
+import type { PluginRegistration } from '../../src/csi/plugin-registration.ts';
 import { PluginRegistry } from '../../src/csi/plugin-registry.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import { cleanup, type TestScope } from '../support/cleanup.ts';
@@ -25,6 +25,10 @@ async function place(t: TestScope): Promise<Place> {
   const registry = new PluginRegistry({ pluginDir: `${dir}/csi`, log, rescanMs: 200 });
   cleanup(t, () => registry.close());
   return { dir, registry };
+}
+
+function fileOf(path: string, change: Partial<PluginRegistration> = {}): PluginRegistration {
+  return { key: `file:${path}`, source: 'file', origin: `${path}.toml`, sockets: [{ path }], ...change };
 }
 
 /** Settles when the list of plugins looks like this. */
@@ -51,16 +55,20 @@ describe('PluginRegistry', () => {
       node: ['STAGE_UNSTAGE_VOLUME'],
     });
     await registry.start(soon());
-    assert.equal(registry.get('one.csi.test').socketPath, `${dir}/csi/one.sock`);
-    const two = registry.list().find((plugin) => plugin.name === 'two.csi.test');
+    assert.deepEqual(registry.get('one.csi.test').sockets, [`${dir}/csi/one.sock`]);
+    const { sinceAt, sockets, ...two } = registry.inspect('two.csi.test');
     assert.deepEqual(two, {
       name: 'two.csi.test',
       socket: `${dir}/csi/two/csi.sock`,
       state: 'ready',
       vendorVersion: '1.0',
+      manifest: {},
       capabilities: ['controller:CREATE_DELETE_VOLUME', 'node:STAGE_UNSTAGE_VOLUME', 'plugin:CONTROLLER_SERVICE'],
       nodeId: 'node-of-the-fake',
+      registrations: [{ source: 'directory', origin: `${dir}/csi/two/csi.sock` }],
     });
+    assert.ok(Date.parse(sinceAt) <= Date.now());
+    assert.deepEqual(sockets[0]?.serves, ['controller', 'node']);
     assert.deepEqual(
       pluginChecks(registry).map((line) => line.state),
       ['ok', 'ok'],
@@ -102,7 +110,7 @@ describe('PluginRegistry', () => {
     await registry.waitFor('fake.csi.test', soon());
     await startFakeCsi(t, { socketPath: `${dir}/csi/b.sock`, backingDir: `${dir}/b2` });
     await until(registry, () => registry.list().some(({ state }) => state === 'refused'));
-    assert.equal(registry.get('fake.csi.test').socketPath, `${dir}/csi/a.sock`);
+    assert.deepEqual(registry.get('fake.csi.test').sockets, [`${dir}/csi/a.sock`]);
     const line = pluginChecks(registry).find(({ state }) => state === 'warn');
     assert.match(line?.detail ?? '', /is taken by the plugin at .*a\.sock/);
     first.stop();
@@ -111,7 +119,7 @@ describe('PluginRegistry', () => {
       () => !registry.list().some(({ socket, state }) => socket.endsWith('a.sock') && state === 'ready'),
     );
     const second = await registry.waitFor('fake.csi.test', soon());
-    assert.equal(second.socketPath, `${dir}/csi/b.sock`);
+    assert.deepEqual(second.sockets, [`${dir}/csi/b.sock`]);
   });
 
   test('waits for a plugin that says it is starting', async (t) => {
@@ -119,7 +127,7 @@ describe('PluginRegistry', () => {
     await registry.start(soon());
     const plugin = await startFakeCsi(t, { socketPath: `${dir}/other.sock`, backingDir: `${dir}/b` });
     plugin.ready = false;
-    registry.addSocket(`${dir}/other.sock`);
+    registry.register(fileOf(`${dir}/other.sock`));
     await until(registry, () => registry.list().some(({ state, name }) => state === 'starting' && name === ''));
     await assert.rejects(registry.waitFor('fake.csi.test', AbortSignal.timeout(50)), hasCode('UNAVAILABLE'));
     plugin.ready = true;
@@ -142,25 +150,12 @@ describe('PluginRegistry', () => {
     failing.next('Probe', failWith('FAILED_PRECONDITION'));
     await startFakeCsi(t, { socketPath: `${dir}/csi/good.sock`, backingDir: `${dir}/b3` });
     await registry.start(soon());
-    registry.addSocket(`${dir}/absent.sock`);
+    registry.register(fileOf(`${dir}/absent.sock`));
     await registry.waitFor('fake.csi.test', soon());
     await registry.waitFor('f.test', soon());
     const liar = registry.list().find(({ socket }) => socket.endsWith('liar.sock'));
     assert.equal(liar?.state, 'unreachable');
     assert.match(liar?.reason ?? '', /GetPluginInfo .*breaks the protocol: name/);
     assert.throws(() => registry.get('absent.csi.test'), hasCode('NOT_FOUND'));
-  });
-
-  test('takes sockets from drop-in files and passes over bad files', async (t) => {
-    const { dir, registry } = await place(t);
-    await startFakeCsi(t, { socketPath: `${dir}/elsewhere.sock`, backingDir: `${dir}/b` });
-    await mkdir(`${dir}/csi.d`);
-    await writeFile(`${dir}/csi.d/10-bad.toml`, 'socket = "tcp://1.2.3.4:5"\n');
-    await writeFile(`${dir}/csi.d/20-good.toml`, `socket = "unix://${dir}/elsewhere.sock"\n`);
-    for (const { path } of readPluginDropIns(`${dir}/csi.d`, log).good.flatMap(({ sockets }) => sockets)) {
-      registry.addSocket(path);
-    }
-    await registry.start(soon());
-    assert.equal(registry.get('fake.csi.test').socketPath, `${dir}/elsewhere.sock`);
   });
 });
