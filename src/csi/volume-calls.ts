@@ -3,6 +3,7 @@
  * exactly what the first one said. What comes back is checked here before anything believes it.
  */
 import { RuntimeError } from '../errors.ts';
+import type { VolumeContentSource__Output } from './generated/csi/v1/VolumeContentSource.ts';
 import { lawful, type Plugin } from './plugin.ts';
 import {
   CsiError,
@@ -11,9 +12,10 @@ import {
   type Request,
   type Response,
   type StringMap,
+  type VolumeContentSource,
   volumeCapability,
 } from './protocol.ts';
-import type { VolumeRecord } from './volume.ts';
+import type { RecordedSource, VolumeRecord } from './volume.ts';
 import type { VolumePaths } from './volume-mounts.ts';
 
 /** What CreateVolume tells about a volume. */
@@ -27,6 +29,7 @@ export function createRequest(record: VolumeRecord, secrets: StringMap): Request
     volumeCapabilities: [capabilityOf(record)],
     parameters: { ...record.parameters },
     secrets,
+    ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
     ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
   };
 }
@@ -41,6 +44,7 @@ export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVo
       throw new RuntimeError('INTERNAL', `capacity_bytes is ${made}, ${record.requestedBytes} were asked for`);
     }
     checkReachable(record, volume.accessibleTopology);
+    checkFilled(record, volume.contentSource);
     return {
       volumeId: checkText('volume_id', volume.volumeId),
       volumeContext: checkMap('volume_context', volume.volumeContext),
@@ -49,6 +53,20 @@ export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVo
     };
   };
   return lawful('CreateVolume', record.driver, check, 'FAILED_PRECONDITION');
+}
+
+/** A source in the words of the wire. */
+function contentSource({ kind, id }: RecordedSource): VolumeContentSource {
+  return kind === 'snapshot' ? { snapshot: { snapshotId: id } } : { volume: { volumeId: id } };
+}
+
+/** A plugin that overlooked the source has made an empty volume (CSI CreateVolume). */
+function checkFilled({ source }: VolumeRecord, said: VolumeContentSource__Output | null): void {
+  if (source === undefined) return;
+  const id = source.kind === 'snapshot' ? said?.snapshot?.snapshotId : said?.volume?.volumeId;
+  if (id === source.id) return;
+  const text = `content_source does not name ${source.kind} ${source.name}: the volume holds other data`;
+  throw new RuntimeError('INTERNAL', text);
 }
 
 /** No entry means everywhere; otherwise all segments of one entry must hold here. Keys know no case (CSI "Topology"). */

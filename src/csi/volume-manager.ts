@@ -14,17 +14,21 @@ import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
 import { PluginCaller, type SecretSource, type VolumeDeadlines } from './plugin-caller.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
+import type { SnapshotCatalog } from './snapshot-catalog.ts';
 import { activeClaims, type Claim, type VolumeRecord } from './volume.ts';
 import { VolumeBacklog } from './volume-backlog.ts';
 import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
 import { VolumeMounts } from './volume-mounts.ts';
 import { VolumeProvisioning } from './volume-provisioning.ts';
-import { checkContainerId, isSameRequest, type VolumeRequest, validateVolumeRequest } from './volume-request.ts';
+import { checkContainerId, isSameRequest, type VolumeWish, validateVolumeRequest } from './volume-request.ts';
+import { VolumeSources } from './volume-source.ts';
 
 export interface VolumeManagerOptions {
   readonly registry: PluginRegistry;
   readonly store: Store<VolumeRecord>;
+  /** What volumes may be restored from. */
+  readonly snapshots: SnapshotCatalog;
   /** Volumes are mounted in ROOT/csi/mounts. */
   readonly rootDir: string;
   /** This boot's id (src/process-identity.ts). */
@@ -62,6 +66,7 @@ export class VolumeManager {
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
   readonly #provisioning: VolumeProvisioning;
+  readonly #sources: VolumeSources;
   readonly #lanes = new Serial();
   readonly #backlog: VolumeBacklog;
 
@@ -75,7 +80,8 @@ export class VolumeManager {
     this.#caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
     const shared = { caller: this.#caller, journal: this.#journal, log: this.#log };
     this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
-    this.#provisioning = new VolumeProvisioning(shared);
+    this.#sources = new VolumeSources(options.store, options.snapshots);
+    this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
     this.#backlog = new VolumeBacklog({
       log: this.#log,
       settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
@@ -89,17 +95,18 @@ export class VolumeManager {
    * leaves nothing; one without an outcome leaves a record in state "creating" that can be repeated or removed.
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
    */
-  async create(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
-    validateVolumeRequest(request);
-    const { name } = request;
+  async create(wish: VolumeWish, signal: AbortSignal): Promise<VolumeRecord> {
+    validateVolumeRequest(wish);
+    const { name } = wish;
     return this.#lanes.run(
       name,
       async () => {
         const existing = this.#store.read(name);
         if (existing === undefined) {
+          const request = this.#sources.fill(wish);
           return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
         }
-        if (!isSameRequest(existing, request)) {
+        if (!isSameRequest(existing, wish)) {
           throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);
         }
         if (existing.state === 'deleting') throw busy(existing);
@@ -153,6 +160,7 @@ export class VolumeManager {
           const users = activeClaims(record).map(({ containerId }) => containerId);
           throw new RuntimeError('FAILED_PRECONDITION', `volume ${name} is used by container ${users.join(', ')}`);
         }
+        this.#sources.refuseRemoval(name);
         await this.#attempt(name, () => this.#unmake(record, signal));
       },
       signal,

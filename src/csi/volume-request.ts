@@ -7,6 +7,12 @@ import { checkMap, checkPluginName, type StringMap } from './protocol.ts';
 
 export type VolumeAccess = 'mount' | 'block';
 
+/** What a new volume is filled from, by Berth's name. */
+export interface VolumeSource {
+  readonly kind: 'snapshot' | 'volume';
+  readonly name: string;
+}
+
 /** What a user asks for. */
 export interface VolumeRequest {
   /** Berth's name for the volume: unique on this machine. */
@@ -20,7 +26,12 @@ export interface VolumeRequest {
   readonly fsType?: string | undefined;
   /** Handed to the plugin as they are. */
   readonly parameters: StringMap;
+  readonly source?: VolumeSource | undefined;
 }
+
+/** The same, where the source says what the user does not: who makes it, how large and of what kind it is. */
+export type VolumeWish = Omit<VolumeRequest, 'driver' | 'capacityBytes' | 'access'> &
+  Partial<Pick<VolumeRequest, 'driver' | 'capacityBytes' | 'access'>>;
 
 /** The part of a record that says what was asked for. */
 export interface RequestedVolume {
@@ -30,6 +41,7 @@ export interface RequestedVolume {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  readonly source?: VolumeSource | undefined;
 }
 
 /** Berth's own names of volumes. */
@@ -39,12 +51,13 @@ const FS_TYPE = /^[a-z0-9][a-z0-9_.-]{0,31}$/;
 const MAX_INT64 = 2n ** 63n - 1n;
 
 /** @throws {RuntimeError} INVALID_ARGUMENT naming the field and the reason */
-export function validateVolumeRequest(request: VolumeRequest): void {
-  if (!VOLUME_NAME.test(request.name))
-    throw invalid('name', `${quoted(request.name)} must match ${VOLUME_NAME.source}`);
-  checkPluginName('driver', request.driver);
-  checkCapacity(request.capacityBytes);
-  const { access, fsType } = request;
+export function validateVolumeRequest(wish: VolumeWish): void {
+  checkName('name', wish.name);
+  if (wish.source !== undefined) checkName(`source ${wish.source.kind}`, wish.source.name);
+  const request = wish.source === undefined ? complete(wish) : wish;
+  if (request.driver !== undefined) checkPluginName('driver', request.driver);
+  if (request.capacityBytes !== undefined) checkCapacity(request.capacityBytes);
+  const { access = 'mount', fsType } = request;
   if (access !== 'mount' && access !== 'block') throw invalid('access', `${quoted(access)} must be mount or block`);
   if (fsType !== undefined && access === 'block') throw invalid('fsType', 'a block volume has no file system');
   if (fsType !== undefined && !FS_TYPE.test(fsType)) {
@@ -52,6 +65,18 @@ export function validateVolumeRequest(request: VolumeRequest): void {
   }
   checkMap('parameters', request.parameters);
   if (Object.keys(request.parameters).includes('')) throw invalid('parameters', 'a key is empty');
+}
+
+/** A wish that leaves nothing to a source. @throws {RuntimeError} INVALID_ARGUMENT naming what is missing */
+export function complete(wish: VolumeWish): VolumeRequest {
+  const { driver, capacityBytes, access = 'mount' } = wish;
+  if (driver === undefined) throw invalid('driver', 'is missing');
+  if (capacityBytes === undefined) throw invalid('capacityBytes', 'is missing: say a size');
+  return { ...wish, driver, capacityBytes, access };
+}
+
+function checkName(field: string, name: string): void {
+  if (!VOLUME_NAME.test(name)) throw invalid(field, `${quoted(name)} must match ${VOLUME_NAME.source}`);
 }
 
 /** @throws {RuntimeError} INVALID_ARGUMENT */
@@ -70,14 +95,18 @@ function quoted(text: string): string {
   return JSON.stringify(String(text).slice(0, 80));
 }
 
-/** True when the volume was asked for with the very same words. */
-export function isSameRequest(made: RequestedVolume, request: VolumeRequest): boolean {
+/** True when the volume was asked for with the very same words; what was left to a source is not compared. */
+export function isSameRequest(made: RequestedVolume, wish: VolumeWish): boolean {
+  const { driver, requestedBytes, access, fsType } = made;
+  const left: Partial<RequestedVolume> = wish.source === undefined ? { access: 'mount' } : made;
   return (
-    made.driver === request.driver &&
-    made.requestedBytes === String(request.capacityBytes) &&
-    made.access === request.access &&
-    made.fsType === request.fsType &&
-    isSameMap(made.parameters, request.parameters)
+    driver === (wish.driver ?? left.driver) &&
+    requestedBytes === String(wish.capacityBytes ?? left.requestedBytes) &&
+    access === (wish.access ?? left.access) &&
+    fsType === (wish.fsType ?? left.fsType) &&
+    made.source?.kind === wish.source?.kind &&
+    made.source?.name === wish.source?.name &&
+    isSameMap(made.parameters, wish.parameters)
   );
 }
 

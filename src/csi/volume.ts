@@ -18,7 +18,7 @@
 import { z } from 'zod';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { type AccessMode, LIMITS, type PluginCapabilities } from './protocol.ts';
-import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';
+import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess, type VolumeSource } from './volume-request.ts';
 
 /** The ladder, bottom first. */
 export const RUNGS = [
@@ -80,6 +80,11 @@ export interface VolumeFailure {
   readonly failedAt: string;
 }
 
+/** What a volume was filled from, with the plugin's id of it as it was then: a repeated CreateVolume says the same. */
+export interface RecordedSource extends VolumeSource {
+  readonly id: string;
+}
+
 /** The durable facts about a volume. */
 export interface VolumeRecord {
   readonly name: string;
@@ -89,6 +94,7 @@ export interface VolumeRecord {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  readonly source?: RecordedSource | undefined;
   /** The name CreateVolume is called with, made once: repeating the call can never make a second volume. */
   readonly csiName: string;
   readonly accessMode: AccessMode;
@@ -177,6 +183,9 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   access: z.enum(['mount', 'block']),
   fsType: z.string().optional(),
   parameters: stringMap,
+  source: z
+    .object({ kind: z.enum(['snapshot', 'volume']), name: z.string().regex(VOLUME_NAME), id: z.string().min(1) })
+    .optional(),
   csiName: z.string().min(1).max(LIMITS.string),
   accessMode: z.enum(ACCESS_MODES),
   provisioned: z.boolean(),

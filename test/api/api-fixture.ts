@@ -14,7 +14,7 @@ import { SystemService } from '../../src/api/system-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
-import type { VolumeRequest } from '../../src/csi/volume-request.ts';
+import { complete, type VolumeWish } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import type { ImageRecord } from '../../src/image/image-record.ts';
 import { Containerizer } from '../../src/runtime/containerizer.ts';
@@ -48,8 +48,9 @@ export class FakeBackends {
     return image;
   }
 
-  async createVolume(request: VolumeRequest): Promise<VolumeRecord> {
-    this.calls.push(`create ${request.name}`);
+  async createVolume(wish: VolumeWish): Promise<VolumeRecord> {
+    this.calls.push(`create ${wish.name}`);
+    const { source: _source, ...request } = complete(wish);
     const capacityBytes = String(request.capacityBytes);
     const volume: VolumeRecord = {
       ...request,

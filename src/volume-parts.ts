@@ -1,0 +1,82 @@
+/**
+ * The parts of a daemon that volumes need, put together: plugins, their registration, volumes, snapshots and the embedded
+ * driver. A piece of the composition root (daemon.ts).
+ */
+import { hostname } from 'node:os';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { decodeGroupSnapshotRecord } from './csi/group-snapshot.ts';
+import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
+import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
+import { PluginRegistry } from './csi/plugin-registry.ts';
+import { decodeSnapshotRecord } from './csi/snapshot.ts';
+import { SnapshotCatalog } from './csi/snapshot-catalog.ts';
+import { SnapshotManager } from './csi/snapshot-manager.ts';
+import { decodeVolumeRecord } from './csi/volume.ts';
+import { VolumeManager } from './csi/volume-manager.ts';
+import { readBootId } from './process-identity.ts';
+import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
+import type { Database } from './store.ts';
+
+/** Longest time the embedded driver may take to end. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** Volumes and all they need. */
+export interface VolumeParts {
+  readonly registry: PluginRegistry;
+  readonly manager: VolumeManager;
+  readonly snapshots: SnapshotManager;
+  start(signal: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Makes the parts; nothing runs before `start`. */
+export function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
+  const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
+  const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
+  const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
+  const store = database.store('volume', decodeVolumeRecord);
+  const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
+  const groupRecords = database.store('group-snapshot', decodeGroupSnapshotRecord);
+  const manager = new VolumeManager({
+    registry,
+    store,
+    snapshots: new SnapshotCatalog(snapshotRecords, groupRecords),
+    rootDir: config.root,
+    bootId: readBootId(),
+    log,
+  });
+  const snapshots = new SnapshotManager({
+    registry,
+    snapshots: snapshotRecords,
+    groups: groupRecords,
+    volumeRecords: store,
+    volumes: manager,
+    log,
+  });
+  return {
+    registry,
+    manager,
+    snapshots,
+    async start(signal) {
+      driver?.start();
+      await dropIns.start();
+      await registry.start(signal);
+    },
+    async close() {
+      await snapshots.close();
+      await manager.close();
+      await dropIns.close();
+      await registry.close();
+      await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
+    },
+  };
+}
+
+/** The embedded driver: a plugin like any other, except that its process is ours. */
+function localDriver(config: Config, log: Logger): ProcessSupervisor {
+  const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
+  const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
+  const command = localDriverProcess({ dataDir, socketPath, nodeId: hostname() || 'localhost' });
+  return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
+}
