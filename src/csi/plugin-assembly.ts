@@ -107,6 +107,5 @@ function together(
     plugin: new Set(owners.flatMap(({ met }) => [...(met?.capabilities.plugin ?? [])])),
     controller: owner('controller')?.met?.capabilities.controller ?? new Set(),
     node: owner('node')?.met?.capabilities.node ?? new Set(),
-    group: owner('groupController')?.met?.capabilities.group ?? new Set(),
   };
 }

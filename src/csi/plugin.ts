@@ -12,7 +12,6 @@ import {
   checkMap,
   checkPluginName,
   checkText,
-  type GroupCapability,
   LIMITS,
   type NodeCapability,
   type PluginCapabilities,
@@ -84,16 +83,13 @@ export async function meetSocket(
   if (!(await client.probe(signal))) return undefined;
   const answer = await client.call('GetPluginCapabilities', {}, signal);
   const plugin = new Set(answer.capabilities.flatMap(({ service }) => known<PluginService>(service?.type)));
-  const controls = role !== 'node';
-  const [controller, group, node, nodeInfo] = await Promise.all([
-    controls && plugin.has('CONTROLLER_SERVICE') ? controllerCapabilities(client, signal) : undefined,
-    controls && plugin.has('GROUP_CONTROLLER_SERVICE') ? groupCapabilities(client, signal) : undefined,
+  const [controller, node, nodeInfo] = await Promise.all([
+    role === 'node' || !plugin.has('CONTROLLER_SERVICE') ? undefined : controllerCapabilities(client, signal),
     role === 'controller' ? undefined : nodeCapabilities(client, signal),
     role === 'controller' ? undefined : readNode(client, name, plugin, signal),
   ]);
   const parts = new Set<PluginPart>();
   if (controller !== undefined) parts.add('controller');
-  if (group !== undefined) parts.add('groupController');
   if (node !== undefined || nodeInfo !== undefined) parts.add('node');
   if (parts.size === 0) {
     throw new CsiError(
@@ -103,8 +99,7 @@ export async function meetSocket(
       `it does not serve ${role ?? 'Controller or Node'}`,
     );
   }
-  const none = new Set<never>();
-  const capabilities = { plugin, controller: controller ?? none, node: node ?? none, group: group ?? none };
+  const capabilities = { plugin, controller: controller ?? new Set(), node: node ?? new Set() };
   return { name, vendorVersion, manifest, parts, capabilities, ...(nodeInfo === undefined ? {} : { node: nodeInfo }) };
 }
 
@@ -115,14 +110,6 @@ async function controllerCapabilities(
 ): Promise<ReadonlySet<ControllerCapability> | undefined> {
   const answer = await unlessUnimplemented(client.call('ControllerGetCapabilities', {}, signal));
   return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<ControllerCapability>(rpc?.type)));
-}
-
-async function groupCapabilities(
-  client: CsiClient,
-  signal: AbortSignal,
-): Promise<ReadonlySet<GroupCapability> | undefined> {
-  const answer = await unlessUnimplemented(client.call('GroupControllerGetCapabilities', {}, signal));
-  return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<GroupCapability>(rpc?.type)));
 }
 
 async function nodeCapabilities(
@@ -184,11 +171,8 @@ export function lawful<T>(rpc: Rpc, plugin: string, check: () => T, code: Code =
 }
 
 /** Capabilities as text for people: "controller:CREATE_DELETE_VOLUME", sorted. */
-export function capabilityNames({ plugin, controller, node, group }: PluginCapabilities): string[] {
+export function capabilityNames({ plugin, controller, node }: PluginCapabilities): string[] {
   const prefixed = (scope: string, names: ReadonlySet<string>): string[] =>
     [...names].map((name) => `${scope}:${name}`);
-  const each = { plugin, controller, node, group };
-  return Object.entries(each)
-    .flatMap(([scope, names]) => prefixed(scope, names))
-    .sort();
+  return [...prefixed('plugin', plugin), ...prefixed('controller', controller), ...prefixed('node', node)].sort();
 }

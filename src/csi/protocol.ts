@@ -13,8 +13,6 @@ import { type Code, invalid, RuntimeError } from '../errors.ts';
 import type { StringMap } from '../string-map.ts';
 import type { ControllerDefinition } from './generated/csi/v1/Controller.ts';
 import type { _csi_v1_ControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/ControllerServiceCapability.ts';
-import type { GroupControllerDefinition } from './generated/csi/v1/GroupController.ts';
-import type { _csi_v1_GroupControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/GroupControllerServiceCapability.ts';
 import type { IdentityDefinition } from './generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from './generated/csi/v1/Node.ts';
 import type { _csi_v1_NodeServiceCapability_RPC_Type__Output } from './generated/csi/v1/NodeServiceCapability.ts';
@@ -23,14 +21,12 @@ import type {
   _csi_v1_VolumeCapability_AccessMode_Mode__Output,
   VolumeCapability,
 } from './generated/csi/v1/VolumeCapability.ts';
-import type { VolumeContentSource } from './generated/csi/v1/VolumeContentSource.ts';
 
-export type { StringMap, VolumeCapability, VolumeContentSource };
+export type { StringMap, VolumeCapability };
 
 export type PluginService = _csi_v1_PluginCapability_Service_Type__Output;
 export type ControllerCapability = _csi_v1_ControllerServiceCapability_RPC_Type__Output;
 export type NodeCapability = _csi_v1_NodeServiceCapability_RPC_Type__Output;
-export type GroupCapability = _csi_v1_GroupControllerServiceCapability_RPC_Type__Output;
 export type AccessMode = _csi_v1_VolumeCapability_AccessMode_Mode__Output;
 
 /** The calls Berth makes, with the definitions of their messages. */
@@ -41,14 +37,6 @@ export interface CsiDefinitions {
   readonly ControllerGetCapabilities: ControllerDefinition['ControllerGetCapabilities'];
   readonly CreateVolume: ControllerDefinition['CreateVolume'];
   readonly DeleteVolume: ControllerDefinition['DeleteVolume'];
-  readonly CreateSnapshot: ControllerDefinition['CreateSnapshot'];
-  readonly DeleteSnapshot: ControllerDefinition['DeleteSnapshot'];
-  readonly ListSnapshots: ControllerDefinition['ListSnapshots'];
-  readonly GetSnapshot: ControllerDefinition['GetSnapshot'];
-  readonly GroupControllerGetCapabilities: GroupControllerDefinition['GroupControllerGetCapabilities'];
-  readonly CreateVolumeGroupSnapshot: GroupControllerDefinition['CreateVolumeGroupSnapshot'];
-  readonly DeleteVolumeGroupSnapshot: GroupControllerDefinition['DeleteVolumeGroupSnapshot'];
-  readonly GetVolumeGroupSnapshot: GroupControllerDefinition['GetVolumeGroupSnapshot'];
   readonly ControllerPublishVolume: ControllerDefinition['ControllerPublishVolume'];
   readonly ControllerUnpublishVolume: ControllerDefinition['ControllerUnpublishVolume'];
   readonly NodeGetCapabilities: NodeDefinition['NodeGetCapabilities'];
@@ -94,7 +82,7 @@ export function loadCsi(): Csi {
     if (found === undefined || 'format' in found) throw new RuntimeError('NOT_FOUND', `CSI has no service ${name}`);
     return found;
   };
-  const calls = { ...service('Identity'), ...service('Controller'), ...service('GroupController'), ...service('Node') };
+  const calls = { ...service('Identity'), ...service('Controller'), ...service('Node') };
   // The file is Berth's own; a test compares it, name by name, with the protocol the types were made from.
   return { calls: calls as unknown as CsiDefinitions, service };
 }
@@ -156,7 +144,6 @@ export interface PluginCapabilities {
   readonly plugin: ReadonlySet<PluginService>;
   readonly controller: ReadonlySet<ControllerCapability>;
   readonly node: ReadonlySet<NodeCapability>;
-  readonly group: ReadonlySet<GroupCapability>;
 }
 
 /** A volume capability in the words of the wire. */

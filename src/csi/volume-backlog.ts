@@ -6,8 +6,15 @@ import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 
-const FIRST_PAUSE_MS = 1000;
-const LONGEST_PAUSE_MS = 60_000;
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5 * 60_000;
+
+/** When a volume is tried again. */
+export interface PlannedAttempt {
+  /** Attempts so far, in a row. */
+  readonly attempts: number;
+  readonly nextTryAt: string;
+}
 
 export interface VolumeBacklogOptions {
   readonly log: Logger;
@@ -19,7 +26,7 @@ export interface VolumeBacklogOptions {
 
 export class VolumeBacklog {
   readonly #options: VolumeBacklogOptions;
-  readonly #due = new Map<string, { attempts: number; timer: NodeJS.Timeout }>();
+  readonly #due = new Map<string, PlannedAttempt & { timer: NodeJS.Timeout }>();
   readonly #running = new Set<Promise<void>>();
   readonly #closing = new AbortController();
   #unfollow: () => void = () => undefined;
@@ -42,8 +49,15 @@ export class VolumeBacklog {
     clearTimeout(known?.timer);
     const attempts = (known?.attempts ?? 0) + 1;
     const ceilingMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempts - 1));
-    const timer = setTimeout(() => this.#try(name), Math.round(ceilingMs * (0.5 + Math.random() / 2))).unref();
-    this.#due.set(name, { attempts, timer });
+    const pauseMs = Math.round(ceilingMs * (0.5 + Math.random() / 2));
+    const timer = setTimeout(() => this.#try(name), pauseMs).unref();
+    this.#due.set(name, { attempts, nextTryAt: new Date(Date.now() + pauseMs).toISOString(), timer });
+  }
+
+  /** What is planned for a volume; undefined when nothing is due. */
+  planned(name: string): PlannedAttempt | undefined {
+    const due = this.#due.get(name);
+    return due && { attempts: due.attempts, nextTryAt: due.nextTryAt };
   }
 
   /** Nothing is due any more. */

@@ -3,7 +3,6 @@
  * exactly what the first one said. What comes back is checked here before anything believes it.
  */
 import { RuntimeError } from '../errors.ts';
-import type { VolumeContentSource__Output } from './generated/csi/v1/VolumeContentSource.ts';
 import { lawful, type Plugin } from './plugin.ts';
 import {
   CsiError,
@@ -12,14 +11,15 @@ import {
   type Request,
   type Response,
   type StringMap,
-  type VolumeContentSource,
+  type VolumeCapability,
   volumeCapability,
 } from './protocol.ts';
-import type { RecordedSource, VolumeRecord } from './volume.ts';
+import type { Publication, VolumeRecord } from './volume.ts';
 import type { VolumePaths } from './volume-mounts.ts';
+import { bothSides, isReachable } from './volume-placement.ts';
 
 /** What CreateVolume tells about a volume. */
-export type MadeVolume = Pick<VolumeRecord, 'volumeId' | 'volumeContext' | 'capacityBytes'>;
+export type MadeVolume = Pick<VolumeRecord, 'volumeId' | 'volumeContext' | 'capacityBytes' | 'accessibleTopology'>;
 
 export function createRequest(record: VolumeRecord, secrets: StringMap): Request<'CreateVolume'> {
   const here = record.topology === undefined ? undefined : [{ segments: { ...record.topology } }];
@@ -29,7 +29,6 @@ export function createRequest(record: VolumeRecord, secrets: StringMap): Request
     volumeCapabilities: [capabilityOf(record)],
     parameters: { ...record.parameters },
     secrets,
-    ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
     ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
   };
 }
@@ -43,43 +42,22 @@ export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVo
     if (made !== 0n && made < BigInt(record.requestedBytes)) {
       throw new RuntimeError('INTERNAL', `capacity_bytes is ${made}, ${record.requestedBytes} were asked for`);
     }
-    checkReachable(record, volume.accessibleTopology);
-    checkFilled(record, volume.contentSource);
+    const accessibleTopology = volume.accessibleTopology.map(({ segments }) =>
+      checkMap('accessible_topology', segments),
+    );
+    if (!isReachable(accessibleTopology, record.topology ?? {})) {
+      const sides = bothSides(accessibleTopology, record.topology ?? {});
+      throw new RuntimeError('INTERNAL', `accessible_topology is ${sides}`);
+    }
     return {
       volumeId: checkText('volume_id', volume.volumeId),
       volumeContext: checkMap('volume_context', volume.volumeContext),
+      accessibleTopology,
       // Zero means unknown.
       capacityBytes: made === 0n ? record.requestedBytes : String(made),
     };
   };
   return lawful('CreateVolume', record.driver, check, 'FAILED_PRECONDITION');
-}
-
-/** A source in the words of the wire. */
-function contentSource({ kind, id }: RecordedSource): VolumeContentSource {
-  return kind === 'snapshot' ? { snapshot: { snapshotId: id } } : { volume: { volumeId: id } };
-}
-
-/** A plugin that overlooked the source has made an empty volume (CSI CreateVolume). */
-function checkFilled({ source }: VolumeRecord, said: VolumeContentSource__Output | null): void {
-  if (source === undefined) return;
-  const id = source.kind === 'snapshot' ? said?.snapshot?.snapshotId : said?.volume?.volumeId;
-  if (id === source.id) return;
-  const text = `content_source does not name ${source.kind} ${source.name}: the volume holds other data`;
-  throw new RuntimeError('INTERNAL', text);
-}
-
-/** No entry means everywhere; otherwise all segments of one entry must hold here. Keys know no case (CSI "Topology"). */
-function checkReachable({ topology }: VolumeRecord, entries: readonly { readonly segments: StringMap }[]): void {
-  if (entries.length === 0) return;
-  const here = new Map(Object.entries(topology ?? {}).map(([key, value]) => [key.toLowerCase(), value]));
-  const fits = entries.some(({ segments }) =>
-    Object.entries(segments).every(([key, value]) => here.get(key.toLowerCase()) === value),
-  );
-  if (fits) return;
-  const asText = (map: StringMap): string => JSON.stringify(map);
-  const there = entries.map(({ segments }) => asText(segments)).join(' or ');
-  throw new RuntimeError('INTERNAL', `accessible_topology is ${there}, this node is ${asText(topology ?? {})}`);
 }
 
 export function deleteRequest(record: VolumeRecord, secrets: StringMap): Request<'DeleteVolume'> {
@@ -136,26 +114,32 @@ export function unstageRequest(record: VolumeRecord, paths: VolumePaths): Reques
 export function publishRequest(
   record: VolumeRecord,
   paths: VolumePaths,
+  { key, readOnly, group }: Publication,
   secrets: StringMap,
 ): Request<'NodePublishVolume'> {
   return {
     volumeId: idOf(record),
     publishContext: { ...record.publishContext },
     stagingTargetPath: record.rungs.includes('stage') ? paths.stage : '',
-    targetPath: paths.target,
-    volumeCapability: capabilityOf(record),
-    readonly: false,
+    targetPath: paths.target(key),
+    volumeCapability: capabilityOf(record, group),
+    readonly: readOnly,
     secrets,
     volumeContext: { ...record.volumeContext },
   };
 }
 
-export function unpublishRequest(record: VolumeRecord, paths: VolumePaths): Request<'NodeUnpublishVolume'> {
-  return { volumeId: idOf(record), targetPath: paths.target };
+export function unpublishRequest(record: VolumeRecord, targetPath: string): Request<'NodeUnpublishVolume'> {
+  return { volumeId: idOf(record), targetPath };
 }
 
-function capabilityOf({ access, accessMode, fsType }: VolumeRecord): ReturnType<typeof volumeCapability> {
-  return volumeCapability(access, accessMode, fsType);
+/** How a volume is used: mount flags and the group that may write belong to it where there is a file system. */
+export function capabilityOf(record: VolumeRecord, group: number | undefined = record.group): VolumeCapability {
+  const { access, accessMode, fsType, mountFlags, delegatesGroup } = record;
+  const capability = volumeCapability(access, accessMode, fsType);
+  if (access === 'block') return capability;
+  const volumeMountGroup = delegatesGroup && group !== undefined ? String(group) : '';
+  return { ...capability, mount: { ...capability.mount, mountFlags: [...mountFlags], volumeMountGroup } };
 }
 
 function idOf({ name, volumeId }: VolumeRecord): string {

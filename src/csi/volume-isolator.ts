@@ -3,10 +3,10 @@
  * what a container has is what it claims (volume-manager.ts), also after a restart. The volume's own mount is shared by
  * its containers; whether one may write is decided by the container's bind mount.
  */
-import { lstat } from 'node:fs/promises';
-import { gathered, invalid, RuntimeError } from '../errors.ts';
+import { gathered, invalid } from '../errors.ts';
 import type { ContainerId, ContainerRecord, ContainerSpec } from '../runtime/container.ts';
 import type { Contribution, Device, Isolator, IsolatorStatus, Mount } from '../runtime/isolator.ts';
+import { claimed } from './volume-claims.ts';
 import type { VolumeManager } from './volume-manager.ts';
 import type { VolumeAccess } from './volume-request.ts';
 
@@ -32,17 +32,16 @@ export class VolumeIsolator implements Isolator {
   }
 
   /** Each volume exists, is used as what it was made, and is named once. */
-  validate({ spec }: ContainerRecord): void {
+  validate({ id, spec }: ContainerRecord): void {
     const seen = new Set<string>();
-    for (const { field, access, volume } of wishesOf(spec)) {
+    for (const { field, access, volume, readOnly } of wishesOf(spec)) {
       const record = this.#volumes.get(volume);
       if (record.access !== access) {
         const flag = record.access === 'block' ? `--device ${volume}:/dev/NAME` : `-v ${volume}:/PATH`;
         throw invalid(field, `volume ${volume} was made for ${record.access} access: use ${flag}`);
       }
-      if (record.state === 'creating' || record.state === 'deleting') {
-        throw new RuntimeError('FAILED_PRECONDITION', `${field}: volume ${volume} is ${record.state}`);
-      }
+      // Who else uses it counts when the container starts.
+      claimed({ ...record, claims: [] }, id, { readOnly });
       if (seen.has(volume)) throw invalid(field, `volume ${volume} is named twice`);
       seen.add(volume);
     }
@@ -107,8 +106,8 @@ export class VolumeIsolator implements Isolator {
 
   async #publish(id: ContainerId, wish: Wish, signal: AbortSignal): Promise<{ mount?: Mount; device?: Device }> {
     const { volume, target, readOnly } = wish;
-    const { path } = await this.#volumes.publish(volume, id, { readOnly, target }, signal);
-    if (wish.access === 'block') return { device: await deviceOf(path, target) };
+    const { path, device } = await this.#volumes.publish(volume, id, { readOnly, target }, signal);
+    if (device !== undefined) return { device: { path: target, type: 'b', ...device, ...DEVICE_MODE } };
     // Device nodes on a volume are data, never devices.
     const options = ['bind', 'private', 'nodev', readOnly ? 'ro' : 'rw'];
     return { mount: { destination: target, type: 'bind', source: path, options } };
@@ -144,17 +143,5 @@ function wishesOf({ mounts, devices }: ContainerSpec): Wish[] {
   return [...mounted, ...raw];
 }
 
-/** The same device under the container's own name: it may be read and written, not made anew. */
-async function deviceOf(source: string, path: string): Promise<Device> {
-  const stats = await lstat(source, { bigint: true });
-  if (!stats.isBlockDevice()) throw new RuntimeError('INTERNAL', `${source} is no block device`);
-  const { major, minor } = deviceNumbers(stats.rdev);
-  return { path, type: 'b', major, minor, fileMode: 0o660, uid: 0, gid: 0, access: 'rw' };
-}
-
-/** Takes a device number apart as the C library does (makedev(3)). */
-export function deviceNumbers(rdev: bigint): { major: number; minor: number } {
-  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n);
-  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n);
-  return { major: Number(major), minor: Number(minor) };
-}
+/** A device under the container's own name: it may be read and written, not made anew. */
+const DEVICE_MODE = { fileMode: 0o660, uid: 0, gid: 0, access: 'rw' } as const;

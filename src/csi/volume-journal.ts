@@ -23,6 +23,11 @@ export class VolumeJournal {
     return record;
   }
 
+  /** The record as it was last written. */
+  current(record: VolumeRecord): VolumeRecord {
+    return this.#store.read(record.name) ?? record;
+  }
+
   /** Durable when it returns; a change of state is logged. */
   write(record: VolumeRecord, changes: Partial<VolumeRecord>): VolumeRecord {
     const next = { ...record, ...changes };
@@ -31,20 +36,22 @@ export class VolumeJournal {
     return next;
   }
 
-  /** Remembers why a transition failed and returns the reason. */
-  fail(record: VolumeRecord, error: unknown, changes: Partial<VolumeRecord> = {}): RuntimeError {
+  /** Remembers why a step ("NodeStageVolume") failed, and how often in a row; returns the reason. */
+  fail(record: VolumeRecord, error: unknown, step: string, changes: Partial<VolumeRecord> = {}): RuntimeError {
     const failure = RuntimeError.from(error, `volume ${record.name}`);
     const { code, message } = failure;
-    this.write(record, { ...changes, failure: { code, message, failedAt: new Date().toISOString() } });
+    const before = record.failure?.step === step ? (record.failure.attempts ?? 1) : 0;
+    const failedAt = new Date().toISOString();
+    this.write(record, { ...changes, failure: { code, message, failedAt, step, attempts: before + 1 } });
     return failure;
   }
 
-  /** Runs work and remembers its failure. */
-  async noting<T>(record: VolumeRecord, work: () => Promise<T>): Promise<T> {
+  /** Runs a step and remembers its failure. */
+  async noting<T>(record: VolumeRecord, step: string, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      throw this.fail(record, error);
+      throw this.fail(record, error, step);
     }
   }
 

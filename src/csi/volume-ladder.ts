@@ -1,6 +1,6 @@
 /**
  * Moves one volume up and down its ladder (volume.ts), one call at a time, the state written before each call. Callers
- * hold the volume's lane.
+ * hold the volume's lane. The top rung is climbed once for each target (a publication).
  *
  *   up:    state "raising" written -> call -> answer checked -> state "raised" written
  *          refused: back to the rung below.  anything else: the state stays "raising", the next move repeats or reverses it
@@ -8,23 +8,25 @@
  *          any failure: the state stays "lowering", the next move repeats it
  */
 import type { Logger } from 'pino';
-import { RuntimeError } from '../errors.ts';
-import { mountAt } from '../mountinfo.ts';
+import { gathered, RuntimeError } from '../errors.ts';
 import { isRefusal } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError } from './protocol.ts';
-import {
-  positionOf,
-  type Rung,
-  rungAbove,
-  rungsFor,
-  stateBelow,
-  type VolumeRecord,
-  type VolumeState,
-} from './volume.ts';
+import type { Publication, VolumeRecord } from './volume.ts';
 import * as calls from './volume-calls.ts';
 import type { VolumeJournal } from './volume-journal.ts';
-import type { VolumeMounts } from './volume-mounts.ts';
+import type { PublishedPlace, VolumeMounts } from './volume-mounts.ts';
+import { checkReachable, checkRoom } from './volume-placement.ts';
+import {
+  neededKeys,
+  nextDown,
+  nextUp,
+  type Rung,
+  rungsFor,
+  type Step,
+  stateBelow,
+  stateWith,
+} from './volume-states.ts';
 
 export interface VolumeLadderOptions {
   readonly caller: PluginCaller;
@@ -32,7 +34,15 @@ export interface VolumeLadderOptions {
   readonly mounts: VolumeMounts;
   readonly bootId: string;
   readonly log: Logger;
+  /** All records, to count what a plugin has on this node. */
+  readonly records: () => Iterable<VolumeRecord>;
 }
+
+/** Longest time that a step may take when it is passed over otherwise. */
+const FORCED_STEP_MS = 10_000;
+
+/** What is done instead when a step down fails: the volume counts as one step lower then. */
+export type OnFailure = (record: VolumeRecord, step: Step, error: unknown) => Promise<VolumeRecord>;
 
 export class VolumeLadder {
   readonly #options: VolumeLadderOptions;
@@ -45,39 +55,75 @@ export class VolumeLadder {
     this.#journal = options.journal;
   }
 
-  /** Climbs to the top. @throws {RuntimeError} what stopped it; the record says where */
-  async raise(start: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
-    let record = this.#mayClimb(start) ? start : await this.lower(start, signal);
+  /** Climbs to a publication. @throws {RuntimeError} what stopped it; the record says where */
+  async raise(start: VolumeRecord, wanted: Omit<Publication, 'state'>, signal: AbortSignal): Promise<PublishedPlace> {
+    let record = await this.lower(this.#outdated(start, wanted), neededKeys(start), signal);
     if (record.state === 'created') record = await this.#beginClimb(record, signal);
-    for (let rung = rungAbove(record); rung !== undefined; rung = rungAbove(record)) {
-      record = await this.#climb(record, rung, signal);
+    for (let step = nextUp(record, wanted.key); step !== undefined; step = nextUp(record, wanted.key)) {
+      if (step.key !== undefined) return this.#publish(record, step.rung, wanted, signal);
+      record = await this.#climb(record, step.rung, signal);
     }
-    return record;
+    return this.#place(record, wanted.key, signal);
   }
 
-  /** Goes down until the volume merely exists; reverses what is half done. @throws {RuntimeError} what stopped it */
-  async lower(start: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+  /**
+   * Goes down to what `keep`, keys of publications, needs; reverses what is half done. Every target is tried.
+   * @throws {RuntimeError} what stopped it
+   */
+  async lower(
+    start: VolumeRecord,
+    keep: ReadonlySet<string>,
+    signal: AbortSignal,
+    onFailure?: OnFailure,
+  ): Promise<VolumeRecord> {
+    const { bootId } = this.#options;
+    const failures: unknown[] = [];
+    const passed = new Set<string>();
+    const next = (record: VolumeRecord): Step | undefined => nextDown(record, { keep, bootId, passed });
     let record = start;
-    while (record.state !== 'created') {
-      const { rung } = positionOf(record.state);
-      if (rung.rung === 'volume') throw new RuntimeError('INTERNAL', `volume ${record.name} is ${record.state}`);
-      record = await this.#descend(record, rung, signal);
+    for (let step = next(record); step !== undefined; step = next(record)) {
+      try {
+        record = await this.#descend(record, step, signal, onFailure);
+      } catch (error) {
+        if (step.key === undefined) throw error;
+        failures.push(error);
+        passed.add(step.key);
+        record = this.#journal.current(record);
+      }
     }
+    const failure = gathered(failures, `volume ${record.name}`);
+    if (failure !== undefined) throw failure;
     return record;
   }
 
-  /** What is on its way down goes down; what another boot left is void. */
-  #mayClimb(record: VolumeRecord): boolean {
-    if (record.state === 'created') return true;
-    return positionOf(record.state).phase !== 'lowering' && record.bootId === this.#options.bootId;
+  async #place(record: VolumeRecord, key: string, signal: AbortSignal): Promise<PublishedPlace> {
+    const { mounts } = this.#options;
+    return mounts.verifyTarget(record, mounts.pathsOf(record).target(key), signal);
+  }
+
+  /** A publication that was made for other words, or whose mount has gone, is made anew. */
+  #outdated(record: VolumeRecord, wanted: Omit<Publication, 'state'>): VolumeRecord {
+    const { mounts } = this.#options;
+    const found = record.publications.find(({ key }) => key === wanted.key);
+    if (found === undefined || found.state === 'unpublishing') return record;
+    const same = found.readOnly === wanted.readOnly && found.group === wanted.group;
+    const there =
+      found.state === 'publishing' || mounts.looksPublished(record, mounts.pathsOf(record).target(found.key));
+    if (same && there) return record;
+    this.#options.log.warn({ volume: record.name, same, there }, 'a target is published anew');
+    return this.#write(record, { ...found, state: 'unpublishing' });
   }
 
   /** Which rungs there are is asked once per climb: the way down must be the way up. */
   async #beginClimb(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
     const plugin = await this.#caller.plugin(record.driver, signal);
+    checkReachable(record, plugin);
+    checkRoom(record, plugin, this.#options.records());
     const rungs = rungsFor(plugin.capabilities);
     const nodeId = rungs.includes('attachment') ? calls.nodeIdOf(plugin) : undefined;
-    return this.#journal.write(record, { rungs, nodeId, publishContext: {}, bootId: this.#options.bootId });
+    const delegatesGroup = plugin.capabilities.node.has('VOLUME_MOUNT_GROUP');
+    const { bootId } = this.#options;
+    return this.#journal.write(record, { rungs, nodeId, delegatesGroup, publishContext: {}, bootId, skipped: [] });
   }
 
   async #climb(start: VolumeRecord, rung: Rung, signal: AbortSignal): Promise<VolumeRecord> {
@@ -88,42 +134,70 @@ export class VolumeLadder {
       const learned = await this.#up(record, rung, signal);
       return this.#journal.write(record, { ...learned, state: rung.raised, failure: undefined });
     } catch (error) {
-      // Only the plugin's own answer to a call that was never sent before proves that nothing was done.
-      const untouched = fresh && error instanceof CsiError && isRefusal(error.code) && error.rpc === rung.up;
-      if (!untouched || below === undefined) throw this.#journal.fail(record, error);
-      await this.#journal.noting(record, () => this.#clear(record, rung, signal));
-      throw this.#journal.fail(record, error, { state: below });
+      if (!fresh || below === undefined || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);
+      await this.#journal.noting(record, rung.up, () => this.#clear(record, { rung }, signal));
+      throw this.#journal.fail(record, error, rung.up, { state: below });
+    }
+  }
+
+  async #publish(
+    start: VolumeRecord,
+    rung: Rung,
+    wanted: Omit<Publication, 'state'>,
+    signal: AbortSignal,
+  ): Promise<PublishedPlace> {
+    const { key } = wanted;
+    const fresh = !start.publications.some((one) => one.key === key);
+    const publication: Publication = { ...wanted, state: 'publishing' };
+    const record = this.#write(start, publication);
+    try {
+      const place = await this.#nodePublish(record, publication, signal);
+      this.#write(record, { ...publication, state: 'published' }, { failure: undefined });
+      return place;
+    } catch (error) {
+      if (!fresh || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);
+      await this.#journal.noting(record, rung.up, () => this.#clear(record, { rung, key }, signal));
+      throw this.#journal.fail(record, error, rung.up, without(record, key));
     }
   }
 
   async #up(record: VolumeRecord, { up }: Rung, signal: AbortSignal): Promise<Partial<VolumeRecord>> {
     const { mounts } = this.#options;
     const secrets = this.#caller.secrets(record, up);
-    const paths = mounts.pathsOf(record);
     switch (up) {
-      case 'CreateVolume':
-        throw new RuntimeError('INTERNAL', `volume ${record.name} is ${record.state}`);
       case 'ControllerPublishVolume': {
         const answer = await this.#caller.call(record, up, calls.attachRequest(record, secrets), signal);
         return { publishContext: calls.readAttached(record, answer) };
       }
-      case 'NodeStageVolume':
+      case 'NodeStageVolume': {
+        const paths = mounts.pathsOf(record);
         mounts.makeStage(paths);
         await this.#caller.call(record, up, calls.stageRequest(record, paths, secrets), signal);
         return {};
-      case 'NodePublishVolume':
-        mounts.makeTargetParent(paths);
-        await this.#caller.call(record, up, calls.publishRequest(record, paths, secrets), signal);
-        await this.#verified(record);
-        return {};
+      }
+      default:
+        throw new RuntimeError('INTERNAL', `volume ${record.name} is ${record.state}`);
     }
   }
 
-  /** A plugin that says it published but did not is named. */
-  async #verified(record: VolumeRecord): Promise<void> {
+  async #nodePublish(record: VolumeRecord, publication: Publication, signal: AbortSignal): Promise<PublishedPlace> {
     const { mounts } = this.#options;
+    const paths = mounts.pathsOf(record);
+    const secrets = this.#caller.secrets(record, 'NodePublishVolume');
+    mounts.makeTargetParent(paths);
+    const request = calls.publishRequest(record, paths, publication, secrets);
+    await this.#caller.call(record, 'NodePublishVolume', request, signal);
+    const place = await this.#verified(record, publication.key, signal);
+    const { group, readOnly } = publication;
+    const ours = record.access === 'mount' && !record.delegatesGroup && !readOnly;
+    if (ours && group !== undefined) await mounts.own(place.path, group, record.ownership, signal);
+    return place;
+  }
+
+  /** A plugin that says it published but did not is named. */
+  async #verified(record: VolumeRecord, key: string, signal: AbortSignal): Promise<PublishedPlace> {
     try {
-      await mounts.verifyTarget(record, mounts.pathsOf(record));
+      return await this.#place(record, key, signal);
     } catch (error) {
       const { message } = RuntimeError.from(error, 'look at the target');
       const reason = `it answered OK, but ${message}`;
@@ -131,54 +205,90 @@ export class VolumeLadder {
     }
   }
 
-  async #descend(start: VolumeRecord, rung: Rung, signal: AbortSignal): Promise<VolumeRecord> {
-    const record = this.#journal.write(start, { state: rung.lowering });
-    await this.#journal.noting(record, async () => {
-      await this.#down(record, rung, signal);
-      await this.#clear(record, rung, signal);
-    });
-    const state: VolumeState = stateBelow(record, rung) ?? 'created';
-    return this.#journal.write(record, { state, failure: undefined });
+  async #descend(start: VolumeRecord, step: Step, signal: AbortSignal, onFailure?: OnFailure): Promise<VolumeRecord> {
+    const { rung, key } = step;
+    const record = this.#lowering(start, step);
+    const bounded = onFailure === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(FORCED_STEP_MS)]);
+    try {
+      await this.#down(record, step, bounded);
+      await this.#clear(record, step, bounded);
+    } catch (error) {
+      const failure = this.#journal.fail(record, error, rung.down);
+      if (onFailure === undefined) throw failure;
+      return this.#lowered(await onFailure({ ...record, failure: undefined }, step, error), rung, key);
+    }
+    return this.#lowered(record, rung, key);
   }
 
-  async #down(record: VolumeRecord, { down }: Rung, signal: AbortSignal): Promise<void> {
-    const paths = this.#options.mounts.pathsOf(record);
+  #lowering(record: VolumeRecord, { rung, key }: Step): VolumeRecord {
+    if (key === undefined) return this.#journal.write(record, { state: rung.lowering });
+    const found = record.publications.find((one) => one.key === key);
+    return found === undefined ? record : this.#write(record, { ...found, state: 'unpublishing' });
+  }
+
+  #lowered(record: VolumeRecord, rung: Rung, key: string | undefined): VolumeRecord {
+    const below = key === undefined ? { state: stateBelow(record, rung) ?? 'created' } : without(record, key);
+    return this.#journal.write(record, { ...below, failure: undefined });
+  }
+
+  async #down(record: VolumeRecord, { rung: { down }, key = '' }: Step, signal: AbortSignal): Promise<void> {
+    const { mounts } = this.#options;
+    const paths = mounts.pathsOf(record);
     switch (down) {
-      case 'DeleteVolume':
-        throw new RuntimeError('INTERNAL', `volume ${record.name} is ${record.state}`);
       case 'ControllerUnpublishVolume': {
         const secrets = this.#caller.secrets(record, down);
         await this.#caller.call(record, down, calls.detachRequest(record, secrets), signal);
         return;
       }
-      case 'NodeUnstageVolume':
-        return this.#gone(record, paths.stage, () =>
-          this.#caller.call(record, down, calls.unstageRequest(record, paths), signal),
-        );
-      case 'NodeUnpublishVolume':
-        return this.#gone(record, paths.target, () =>
-          this.#caller.call(record, down, calls.unpublishRequest(record, paths), signal),
-        );
+      case 'NodeUnstageVolume': {
+        const [used] = mounts.targetsMounted(paths);
+        if (used !== undefined) {
+          throw new RuntimeError('FAILED_PRECONDITION', `volume ${record.name} is still mounted at ${used.mountPoint}`);
+        }
+        return this.#gone(record, () => this.#caller.call(record, down, calls.unstageRequest(record, paths), signal));
+      }
+      case 'NodeUnpublishVolume': {
+        const request = calls.unpublishRequest(record, paths.target(key));
+        return this.#gone(record, () => this.#caller.call(record, down, request, signal));
+      }
+      default:
+        throw new RuntimeError('INTERNAL', `volume ${record.name} is ${record.state}`);
     }
   }
 
-  /** A plugin that no longer knows the volume cannot take it down; the kernel says whether there is anything to take. */
-  async #gone(record: VolumeRecord, path: string, call: () => Promise<unknown>): Promise<void> {
+  /** A plugin that no longer knows the volume cannot take it down; what it left is taken away by the clearing. */
+  async #gone(record: VolumeRecord, call: () => Promise<unknown>): Promise<void> {
     try {
       await call();
     } catch (error) {
-      const unknown = error instanceof CsiError && error.code === 'NOT_FOUND';
-      if (!unknown || mountAt(path) !== undefined) throw error;
-      this.#options.log.warn({ volume: record.name, err: error }, 'the volume is gone, and so is its mount');
+      if (!(error instanceof CsiError) || error.code !== 'NOT_FOUND') throw error;
+      this.#options.log.warn({ volume: record.name, err: error }, 'the plugin does not know the volume any more');
     }
   }
 
-  /** Takes away what a rung leaves in the volume's directory. */
-  async #clear(record: VolumeRecord, { rung }: Rung, signal: AbortSignal): Promise<void> {
+  /** Takes away what a step leaves in the volume's directory. */
+  async #clear(record: VolumeRecord, { rung: { rung }, key }: Step, signal: AbortSignal): Promise<void> {
     const { mounts } = this.#options;
     const paths = mounts.pathsOf(record);
-    if (rung === 'publication') await mounts.clearTarget(paths, signal);
+    if (key !== undefined) await mounts.clearTarget(paths.target(key), signal);
     if (rung === 'stage') await mounts.clearStage(paths, signal);
-    if (rung === 'stage' || !record.rungs.includes('stage')) await mounts.clearDir(paths);
+    const last = record.publications.every((one) => one.key === key) && !record.rungs.includes('stage');
+    if (rung === 'stage' || last) await mounts.clearDir(paths, signal);
   }
+
+  #write(record: VolumeRecord, publication: Publication, changes: Partial<VolumeRecord> = {}): VolumeRecord {
+    const others = record.publications.filter(({ key }) => key !== publication.key);
+    const publications = [...others, publication];
+    return this.#journal.write(record, { ...changes, publications, state: stateWith(record, publications) });
+  }
+}
+
+/** Only the plugin's own answer to a call that was never sent before proves that nothing was done. */
+function refusedBy(error: unknown, { up }: Rung): boolean {
+  return error instanceof CsiError && isRefusal(error.code) && error.rpc === up;
+}
+
+function without(record: VolumeRecord, gone: string): Pick<VolumeRecord, 'publications' | 'state'> {
+  const publications = record.publications.filter(({ key }) => key !== gone);
+  return { publications, state: stateWith(record, publications) };
 }

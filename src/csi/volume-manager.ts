@@ -1,7 +1,8 @@
 /**
  * CSI volumes of this machine: made, claimed by containers, given back, unmade. It owns the records and their claims;
- * how one volume moves is volume-ladder.ts. A volume is published once, at one place, for as long as any container
- * claims it: a volume for one node may be published there once only (CSI NodePublishVolume), and its containers share it.
+ * how one volume moves is volume-ladder.ts. Where the access mode lets a plugin do so, each container gets a target of
+ * its own; otherwise a volume is published once, for as long as any container claims it: a volume for one writer may be
+ * published once only (CSI NodePublishVolume), and its containers share it.
  *
  *   claim recorded -> volume raised -> ... container runs ... -> claim marked -> volume lowered -> claim gone
  *
@@ -10,25 +11,25 @@
  */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import type { RunProgram } from '../run-program.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
+import { ACCESS_MODES } from './access-modes.ts';
 import { PluginCaller, type SecretSource, type VolumeDeadlines } from './plugin-caller.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
-import type { SnapshotCatalog } from './snapshot-catalog.ts';
-import { activeClaims, type Claim, type VolumeRecord } from './volume.ts';
-import { VolumeBacklog } from './volume-backlog.ts';
+import type { Claim, VolumeRecord } from './volume.ts';
+import { type PlannedAttempt, VolumeBacklog } from './volume-backlog.ts';
+import { checkIdle, checkUnused, claimed, ended, type PublishOptions } from './volume-claims.ts';
 import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
-import { VolumeMounts } from './volume-mounts.ts';
+import { type PublishedPlace, VolumeMounts } from './volume-mounts.ts';
 import { VolumeProvisioning } from './volume-provisioning.ts';
-import { checkContainerId, isSameRequest, type VolumeWish, validateVolumeRequest } from './volume-request.ts';
-import { VolumeSources } from './volume-source.ts';
+import { checkContainerId, isSameRequest, type VolumeRequest, validateVolumeRequest } from './volume-request.ts';
+import { activeClaims, neededKeys, publicationKey } from './volume-states.ts';
 
 export interface VolumeManagerOptions {
   readonly registry: PluginRegistry;
   readonly store: Store<VolumeRecord>;
-  /** What volumes may be restored from. */
-  readonly snapshots: SnapshotCatalog;
   /** Volumes are mounted in ROOT/csi/mounts. */
   readonly rootDir: string;
   /** This boot's id (src/process-identity.ts). */
@@ -36,6 +37,10 @@ export interface VolumeManagerOptions {
   readonly log: Logger;
   readonly deadlines?: VolumeDeadlines;
   readonly secrets?: SecretSource;
+  /** Who starts programs; this process unless given. */
+  readonly run?: RunProgram | undefined;
+  /** Longest time to look at a mount; 5,000 unless given. */
+  readonly lookMs?: number | undefined;
 }
 
 /** What work beside the manager may use while it has a volume's lane. */
@@ -45,17 +50,12 @@ export interface VolumeTools {
   readonly mounts: VolumeMounts;
 }
 
-/** How a container wants a volume. */
-export interface PublishOptions {
-  readonly readOnly: boolean;
-  /** Where the container will see it, for lists. */
-  readonly target?: string;
-}
-
 /** Longest time one attempt in the background may take. */
 const ATTEMPT_TIMEOUT_MS = 60_000;
 /** Longest time a start of the daemon waits for one volume; the background goes on. */
 const RECOVER_TIMEOUT_MS = 10_000;
+
+const NONE: ReadonlySet<string> = new Set();
 
 export class VolumeManager {
   readonly #options: VolumeManagerOptions;
@@ -66,7 +66,6 @@ export class VolumeManager {
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
   readonly #provisioning: VolumeProvisioning;
-  readonly #sources: VolumeSources;
   readonly #lanes = new Serial();
   readonly #backlog: VolumeBacklog;
 
@@ -74,14 +73,13 @@ export class VolumeManager {
     this.#options = options;
     this.#store = options.store;
     this.#log = options.log.child({ component: 'volumes' });
-    this.#mounts = new VolumeMounts(options.rootDir, this.#log);
+    this.#mounts = new VolumeMounts({ ...options, log: this.#log });
     this.#journal = new VolumeJournal(options.store, this.#log);
     const { registry, deadlines, secrets, bootId } = options;
     this.#caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
-    const shared = { caller: this.#caller, journal: this.#journal, log: this.#log };
+    const shared = { caller: this.#caller, journal: this.#journal, log: this.#log, records: () => this.list() };
     this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
-    this.#sources = new VolumeSources(options.store, options.snapshots);
-    this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
+    this.#provisioning = new VolumeProvisioning(shared);
     this.#backlog = new VolumeBacklog({
       log: this.#log,
       settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
@@ -95,21 +93,20 @@ export class VolumeManager {
    * leaves nothing; one without an outcome leaves a record in state "creating" that can be repeated or removed.
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
    */
-  async create(wish: VolumeWish, signal: AbortSignal): Promise<VolumeRecord> {
-    validateVolumeRequest(wish);
-    const { name } = wish;
+  async create(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
+    validateVolumeRequest(request);
+    const { name } = request;
     return this.#lanes.run(
       name,
       async () => {
         const existing = this.#store.read(name);
         if (existing === undefined) {
-          const request = this.#sources.fill(wish);
           return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
         }
-        if (!isSameRequest(existing, wish)) {
+        if (!isSameRequest(existing, request)) {
           throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);
         }
-        if (existing.state === 'deleting') throw busy(existing);
+        if (existing.state === 'deleting') checkIdle(existing);
         return this.#provisioning.make(existing, signal);
       },
       signal,
@@ -119,6 +116,11 @@ export class VolumeManager {
   /** All volumes, by name. */
   list(): readonly VolumeRecord[] {
     return [...this.#store.entries().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** When something that failed is tried again. */
+  planned(name: string): PlannedAttempt | undefined {
+    return this.#backlog.planned(name);
   }
 
   /** @throws {RuntimeError} NOT_FOUND, or DATA_LOSS when its record does not decode */
@@ -156,11 +158,7 @@ export class VolumeManager {
       name,
       async () => {
         const record = this.get(name);
-        if (activeClaims(record).length > 0) {
-          const users = activeClaims(record).map(({ containerId }) => containerId);
-          throw new RuntimeError('FAILED_PRECONDITION', `volume ${name} is used by container ${users.join(', ')}`);
-        }
-        this.#sources.refuseRemoval(name);
+        checkUnused(record);
         await this.#attempt(name, () => this.#unmake(record, signal));
       },
       signal,
@@ -169,28 +167,24 @@ export class VolumeManager {
 
   /**
    * Brings a volume to this machine for a container. When it fails, `release` is due.
-   * @returns the mounted directory, or the block device node, as the host sees it
-   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION while it is made or unmade, or what the plugin says
+   * @returns the mounted directory, or the block device, as the host sees it
+   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION when it cannot be used so, or what the plugin says
    */
   async publish(
     name: string,
     containerId: string,
     options: PublishOptions,
     signal: AbortSignal,
-  ): Promise<{ readonly path: string }> {
+  ): Promise<PublishedPlace> {
     checkContainerId(containerId);
     return this.#lanes.run(
       name,
       async () => {
         const record = this.get(name);
-        if (record.state === 'creating' || record.state === 'deleting') throw busy(record);
+        const wanted = claimed(record, containerId, options);
         const others = record.claims.filter((claim) => claim.containerId !== containerId);
         const claim: Claim = { containerId, ...options, claimedAt: now(), releasing: false };
-        const claimed = this.#journal.write(record, { claims: [...others, claim] });
-        const published = await this.#ladder.raise(claimed, signal);
-        const paths = this.#mounts.pathsOf(published);
-        await this.#mounts.verifyTarget(published, paths);
-        return { path: paths.target };
+        return this.#ladder.raise(this.#journal.write(record, { claims: [...others, claim] }), wanted, signal);
       },
       signal,
     );
@@ -208,9 +202,14 @@ export class VolumeManager {
         const record = this.#store.read(name);
         if (record === undefined) return;
         if (activeClaims(record).some((claim) => claim.containerId === containerId)) {
-          this.#journal.write(record, { claims: marked(record, (claim) => claim.containerId === containerId) });
+          this.#journal.write(record, { claims: ended(record, (claim) => claim.containerId === containerId) });
         }
-        await this.#attempt(name, () => this.#settle(name, signal));
+        try {
+          await this.#attempt(name, () => this.#settle(name, signal));
+        } catch (error) {
+          // What is left may be another container's: that one hears of it.
+          if (this.get(name).claims.some((claim) => claim.containerId === containerId)) throw error;
+        }
       },
       signal,
     );
@@ -238,7 +237,7 @@ export class VolumeManager {
   /** Down from wherever it stands. */
   async #unmake(record: VolumeRecord, signal: AbortSignal): Promise<void> {
     const mounted = record.state !== 'creating' && record.state !== 'deleting';
-    const start = mounted ? await this.#ladder.lower(record, signal) : record;
+    const start = mounted ? await this.#ladder.lower(record, NONE, signal) : record;
     await this.#provisioning.unmake({ ...start, claims: [] }, signal);
   }
 
@@ -251,9 +250,23 @@ export class VolumeManager {
       return;
     }
     if (record.state === 'deleting') return this.#provisioning.unmake(record, signal);
-    const active = activeClaims(record);
-    const settled = active.length > 0 ? record : await this.#ladder.lower(record, signal);
-    if (settled.claims.length > active.length) this.#journal.write(settled, { claims: active });
+    try {
+      this.#forgetEnded(await this.#ladder.lower(record, neededKeys(record), signal));
+    } catch (error) {
+      this.#forgetEnded(this.get(name));
+      throw error;
+    }
+  }
+
+  /** A claim that is over goes when nothing of it is left: its own target, or, for the last ones, all of the volume. */
+  #forgetEnded(record: VolumeRecord): void {
+    const down = record.state === 'created';
+    const targets = new Set(record.publications.map(({ key }) => key));
+    const claims = record.claims.filter(({ containerId, releasing }) => {
+      const gone = down || (targets.size > 0 && !targets.has(publicationKey(record, containerId)));
+      return !releasing || !(gone || isShared(record));
+    });
+    if (claims.length < record.claims.length) this.#journal.write(record, { claims });
   }
 
   async #recoverOne(name: string, signal: AbortSignal): Promise<void> {
@@ -268,8 +281,10 @@ export class VolumeManager {
   /** Claims of containers that cannot be running: of another boot, or on a volume that had not come up. */
   #void(name: string): void {
     const record = this.get(name);
-    if (record.state === 'published' && record.bootId === this.#options.bootId) return;
-    if (record.claims.length > 0) this.#journal.write(record, { claims: marked(record, () => true) });
+    const here = record.bootId === this.#options.bootId;
+    const up = record.publications.filter(({ state }) => here && state === 'published').map(({ key }) => key);
+    const over = ({ containerId }: Claim): boolean => !up.includes(publicationKey(record, containerId));
+    if (record.claims.some(over)) this.#journal.write(record, { claims: ended(record, over) });
   }
 
   /** Runs work that must be done in the end: when it fails it is tried again in the background. */
@@ -284,13 +299,9 @@ export class VolumeManager {
   }
 }
 
-function marked({ claims }: VolumeRecord, ended: (claim: Claim) => boolean): readonly Claim[] {
-  return claims.map((claim) => (ended(claim) ? { ...claim, releasing: true } : claim));
-}
-
-function busy({ name, state }: VolumeRecord): RuntimeError {
-  const advice = state === 'creating' ? 'create it again or remove it' : 'remove it again';
-  return new RuntimeError('FAILED_PRECONDITION', `volume ${name} is ${state}: ${advice}`);
+/** Other containers use the same target: the claim alone goes. */
+function isShared(record: VolumeRecord): boolean {
+  return !ACCESS_MODES[record.accessMode].ownTargets && activeClaims(record).length > 0;
 }
 
 function now(): string {

@@ -4,131 +4,208 @@
  *
  *   ROOT/csi/mounts/KEY/stage     made by us before NodeStageVolume, always a directory
  *   ROOT/csi/mounts/KEY/target    made by the plugin in NodePublishVolume: a mounted directory, or a block device node
+ *   ROOT/csi/mounts/KEY/t-ID      the same for one container, where each has a target of its own
  *
- * KEY is a digest of plugin name and volume id: an id may be any text. Removal goes by rmdir and unlink alone, so that a
- * volume that is still mounted can never lose its files.
+ * KEY is a digest of plugin name and volume id, ID one of the container's: an id may be any text, and a path must stay
+ * short. Removal goes by rmdir and unlink alone, so that a volume that is still mounted can never lose its files.
+ *
+ * A mount may hang for ever (a dead server, a stopped FUSE process), and so does whoever looks at it. So this process
+ * reads the kernel's list of mounts only; the rest is done by small programs with a deadline (stat, rm, umount).
  */
 import { createHash } from 'node:crypto';
-import { constants, mkdirSync, readFileSync } from 'node:fs';
-import { type FileHandle, lstat, open, rmdir, unlink } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
 import type { Logger } from 'pino';
-import { RuntimeError, systemCode } from '../errors.ts';
+import { RuntimeError } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
-import { mountAt } from '../mountinfo.ts';
-import type { VolumeRecord } from './volume.ts';
+import { type MountEntry, mountAt, mountsBelow } from '../mountinfo.ts';
+import type { RunProgram } from '../run-program.ts';
+import type { OwnershipPolicy, VolumeRecord } from './volume.ts';
+import { own } from './volume-ownership.ts';
 
-/** open(2): a handle on the place itself, which neither opens the device nor waits for the file system. */
-const O_PATH = 0o10000000;
+/** Longest time that looking at a place, or taking it away, may take. */
+const LOOK_MS = 5000;
+/** Longest time that giving all files of a volume to a group may take. */
+const OWN_MS = 10 * 60_000;
 
-/** Stage and target of one volume. */
+/** Stage and targets of one volume. */
 export interface VolumePaths {
   readonly dir: string;
   readonly stage: string;
-  readonly target: string;
+  /** The target of a publication. */
+  target(key: string): string;
+}
+
+/** What a container is given. */
+export interface PublishedPlace {
+  /** The mounted directory, or the device node, as the host sees it. */
+  readonly path: string;
+  /** The device itself; block volumes only. */
+  readonly device?: { readonly major: number; readonly minor: number };
+}
+
+export interface VolumeMountsOptions {
+  readonly rootDir: string;
+  readonly log: Logger;
+  /** Who starts programs; this process unless given. */
+  readonly run?: RunProgram | undefined;
+  /** Longest time to look at a place; 5,000 unless given. */
+  readonly lookMs?: number | undefined;
 }
 
 export class VolumeMounts {
   readonly #base: string;
   readonly #log: Logger;
+  readonly #options: VolumeMountsOptions;
 
-  constructor(rootDir: string, log: Logger) {
-    this.#base = `${rootDir}/csi/mounts`;
-    this.#log = log;
+  constructor(options: VolumeMountsOptions) {
+    this.#base = `${options.rootDir}/csi/mounts`;
+    this.#log = options.log;
+    this.#options = options;
   }
 
   /** Where a volume that has an id is mounted on this machine. */
   pathsOf(record: VolumeRecord): VolumePaths {
     const { driver, volumeId } = record;
     if (volumeId === undefined) throw new RuntimeError('INTERNAL', `volume ${record.name} has no id yet`);
-    const key = createHash('sha256').update(`${driver}\0${volumeId}`).digest('hex').slice(0, 32);
-    const dir = `${this.#base}/${key}`;
-    return { dir, stage: `${dir}/stage`, target: `${dir}/target` };
+    const dir = `${this.#base}/${digest(`${driver}\0${volumeId}`, 32)}`;
+    return {
+      dir,
+      stage: `${dir}/stage`,
+      target: (key) => (key === '' ? `${dir}/target` : `${dir}/t-${digest(key, 16)}`),
+    };
   }
 
   /** Makes the directory NodeStageVolume is given (CSI NodeStageVolume, staging_target_path). */
-  makeStage({ stage }: VolumePaths): void {
-    mkdirSync(stage, { recursive: true, mode: 0o700 });
+  makeStage({ dir, stage }: VolumePaths): void {
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    // A mount that is there already is not looked at: it may hang.
+    if (mountAt(stage) === undefined) mkdirSync(stage, { recursive: true, mode: 0o700 });
   }
 
-  /** Makes the parent of the target; the target itself is the plugin's to make. */
+  /** Makes the parent of the targets; a target itself is the plugin's to make. */
   makeTargetParent({ dir }: VolumePaths): void {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
+  }
+
+  /** Mounts of targets, by the kernel's list: none of them may be there when the volume is unstaged. */
+  targetsMounted({ dir, stage }: VolumePaths): readonly MountEntry[] {
+    return mountsBelow(dir).filter(({ mountPoint }) => mountPoint !== stage && !mountPoint.startsWith(`${stage}/`));
+  }
+
+  /** True when the kernel shows the mount of a published file system. Devices need not be mounts. */
+  looksPublished({ access }: VolumeRecord, target: string): boolean {
+    return access === 'block' || mountAt(target) !== undefined;
   }
 
   /**
    * Believes the kernel, not the plugin: the target is the mount point of a directory, or a block device node, reached
    * without following a link.
-   * @throws {RuntimeError} INTERNAL saying what is there instead
+   * @throws {RuntimeError} INTERNAL saying what is there instead, DEADLINE_EXCEEDED when it hangs
    */
-  async verifyTarget({ access }: VolumeRecord, { target }: VolumePaths): Promise<void> {
-    const handle = await openPlace(target);
-    if (handle === undefined) throw new RuntimeError('INTERNAL', `nothing is there at ${target}`);
-    try {
-      const stats = await handle.stat();
-      if (stats.isSymbolicLink()) throw new RuntimeError('INTERNAL', `a symbolic link is there at ${target}`);
-      if (access === 'block') {
-        if (!stats.isBlockDevice()) throw new RuntimeError('INTERNAL', `no block device is there at ${target}`);
-        return;
-      }
-      if (!stats.isDirectory()) throw new RuntimeError('INTERNAL', `no directory is there at ${target}`);
-      if (mountIdOf(handle) !== mountAt(target)?.mountId) {
-        throw new RuntimeError('INTERNAL', `nothing is mounted at ${target}`);
-      }
-    } finally {
-      await handle.close();
+  async verifyTarget({ access }: VolumeRecord, path: string, signal: AbortSignal): Promise<PublishedPlace> {
+    const before = mountAt(path);
+    const found = await this.#look(path, signal);
+    if (found === undefined) throw new RuntimeError('INTERNAL', `nothing is there at ${path}`);
+    if (found.kind === 'link') throw new RuntimeError('INTERNAL', `a symbolic link is there at ${path}`);
+    if (access === 'block') {
+      if (found.kind !== 'block') throw new RuntimeError('INTERNAL', `no block device is there at ${path}`);
+      return { path, device: { major: found.major, minor: found.minor } };
     }
+    if (found.kind !== 'directory') throw new RuntimeError('INTERNAL', `no directory is there at ${path}`);
+    // Looked up before and after: what was looked at is the mount, not what lies below or came over it.
+    if (before === undefined || mountAt(path)?.mountId !== before.mountId) {
+      throw new RuntimeError('INTERNAL', `nothing is mounted at ${path}`);
+    }
+    return { path };
+  }
+
+  /**
+   * Gives the files of a mounted volume to a group. @throws {RuntimeError} when it takes too long or is refused
+   */
+  async own(path: string, group: number, policy: OwnershipPolicy, signal: AbortSignal): Promise<void> {
+    await own({ path, group, policy }, signal, { timeoutMs: OWN_MS, ...this.#runner() });
   }
 
   /**
    * Takes away what NodeUnpublishVolume ought to have taken away.
    * @throws {RuntimeError} when a mount is busy or a directory not empty: nothing is removed then
    */
-  async clearTarget({ target }: VolumePaths, signal: AbortSignal): Promise<void> {
+  async clearTarget(target: string, signal: AbortSignal): Promise<void> {
     await this.#unmount(target, signal);
-    await removePlace(target);
+    await this.#remove(target, signal);
   }
 
   /** Takes away the staging directory after NodeUnstageVolume, or when it was never used. */
   async clearStage({ stage }: VolumePaths, signal: AbortSignal): Promise<void> {
     await this.#unmount(stage, signal);
-    await removePlace(stage);
+    await this.#remove(stage, signal);
   }
 
   /** Takes away the volume's directory once nothing is in it. */
-  async clearDir({ dir }: VolumePaths): Promise<void> {
-    await removePlace(dir);
+  async clearDir({ dir }: VolumePaths, signal: AbortSignal): Promise<void> {
+    await this.#remove(dir, signal);
+  }
+
+  /** Takes away whatever is mounted in the volume's directory, also what is busy or hangs: it goes when it is let go. */
+  async abandon({ dir }: VolumePaths, signal: AbortSignal): Promise<void> {
+    for (const { mountPoint } of mountsBelow(dir)) {
+      this.#log.warn({ path: mountPoint }, 'a mount is given up');
+      await this.#program('umount', ['--lazy', '--no-canonicalize', mountPoint], signal);
+    }
   }
 
   async #unmount(path: string, signal: AbortSignal): Promise<void> {
     while (mountAt(path) !== undefined) {
       this.#log.warn({ path }, 'the plugin left a mount behind, unmounting it');
-      await hostCommand('umount', ['--no-canonicalize', path], signal);
+      await this.#program('umount', ['--no-canonicalize', path], signal);
     }
   }
-}
 
-async function openPlace(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, O_PATH | constants.O_NOFOLLOW);
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return undefined;
-    throw RuntimeError.from(error, `look at ${path}`);
+  /** Removes one file, link or empty directory; never what is in it, never what a link leads to. */
+  async #remove(path: string, signal: AbortSignal): Promise<void> {
+    await this.#program('rm', ['--dir', '--force', '--', path], signal);
+  }
+
+  /** Undefined when there is nothing. A link is not followed. */
+  async #look(path: string, signal: AbortSignal): Promise<Place | undefined> {
+    try {
+      return placeOf(await this.#program('stat', ['--format=%f %t %T', '--', path], signal));
+    } catch (error) {
+      const { code, message } = RuntimeError.from(error, 'stat');
+      if (code === 'INTERNAL' && message.endsWith('No such file or directory')) return undefined;
+      throw error;
+    }
+  }
+
+  async #program(file: string, args: readonly string[], signal: AbortSignal): Promise<string> {
+    return hostCommand(file, args, signal, { timeoutMs: this.#options.lookMs ?? LOOK_MS, ...this.#runner() });
+  }
+
+  #runner(): { run?: RunProgram } {
+    const { run } = this.#options;
+    return run === undefined ? {} : { run };
   }
 }
 
-/** The mount an open place lies on (proc_pid_fdinfo(5)). */
-function mountIdOf(handle: FileHandle): number {
-  const [, id] = /^mnt_id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${handle.fd}`, 'utf8')) ?? [];
-  return Number(id);
+function digest(text: string, length: number): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, length);
 }
 
-/** Removes one file, link or empty directory; never what is in it, never what a link leads to. */
-async function removePlace(path: string): Promise<void> {
-  try {
-    if ((await lstat(path)).isDirectory()) await rmdir(path);
-    else await unlink(path);
-  } catch (error) {
-    if (systemCode(error) === 'ENOENT') return;
-    throw RuntimeError.from(error, `remove ${path}`);
-  }
+type Place =
+  | { readonly kind: 'directory' | 'link' | 'other' }
+  | { readonly kind: 'block'; readonly major: number; readonly minor: number };
+
+/** Type bits of st_mode (inode(7)). */
+const TYPE_MASK = 0o170000;
+const TYPES: ReadonlyMap<number, 'directory' | 'link'> = new Map([
+  [0o040000, 'directory'],
+  [0o120000, 'link'],
+]);
+const BLOCK = 0o060000;
+
+/** Reads "MODE MAJOR MINOR", all hexadecimal. */
+function placeOf(line: string): Place {
+  const [mode = 0, major = 0, minor = 0] = line.split(' ').map((field) => Number.parseInt(field, 16));
+  if ((mode & TYPE_MASK) === BLOCK) return { kind: 'block', major, minor };
+  return { kind: TYPES.get(mode & TYPE_MASK) ?? 'other' };
 }

@@ -7,33 +7,34 @@
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import { chooseAccessMode } from './access-modes.ts';
 import { isCreateUnsettled, isRefusal, isVague } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
-import { accessModeFor, type VolumeRecord } from './volume.ts';
+import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
 import { createRequest, deleteRequest, readCreated } from './volume-calls.ts';
 import type { VolumeJournal } from './volume-journal.ts';
-import type { VolumeRequest } from './volume-request.ts';
-import type { VolumeSources } from './volume-source.ts';
+import type { UseRequest, VolumeRequest } from './volume-request.ts';
 
 export interface VolumeProvisioningOptions {
   readonly caller: PluginCaller;
   readonly journal: VolumeJournal;
   readonly log: Logger;
-  readonly sources: VolumeSources;
+  /** All records: an id is one volume's. */
+  readonly records: () => Iterable<VolumeRecord>;
 }
 
 export class VolumeProvisioning {
   readonly #caller: PluginCaller;
   readonly #journal: VolumeJournal;
   readonly #log: Logger;
-  readonly #sources: VolumeSources;
+  readonly #records: () => Iterable<VolumeRecord>;
 
   constructor(options: VolumeProvisioningOptions) {
     this.#caller = options.caller;
     this.#journal = options.journal;
     this.#log = options.log;
-    this.#sources = options.sources;
+    this.#records = options.records;
   }
 
   /** Records the intent, with everything that a repeated CreateVolume must say again. */
@@ -42,22 +43,17 @@ export class VolumeProvisioning {
     const { name, driver, access, fsType, parameters } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
     const capacityBytes = String(request.capacityBytes);
-    // Nothing may come between this look at the source and the record that holds it.
-    const source = this.#sources.recorded(request, capabilities);
     return this.#journal.begin({
-      ...(source === undefined ? {} : { source }),
       ...{ name, driver, access, fsType, parameters, provisioned, topology, capacityBytes },
       requestedBytes: capacityBytes,
       csiName: `${name.slice(0, 48)}-${randomBytes(6).toString('hex')}`,
-      accessMode: accessModeFor(capabilities),
+      accessMode: chooseAccessMode(request.accessMode, capabilities),
+      ...newVolume(request, provisioned ? 'delete' : 'retain'),
       // A plugin that makes no volumes is told of one that is there: its id is its name, its context the parameters.
       ...(provisioned ? {} : { volumeId: name }),
       volumeContext: provisioned ? {} : parameters,
       state: provisioned ? 'creating' : 'created',
       rungs: ['volume'],
-      publishContext: {},
-      claims: [],
-      createdAt: new Date().toISOString(),
     });
   }
 
@@ -71,7 +67,7 @@ export class VolumeProvisioning {
       return await this.#createTwice(record, signal);
     } catch (error) {
       const { code } = RuntimeError.from(error, 'create');
-      if (isCreateUnsettled(code, !signal.aborted)) throw this.#journal.fail(record, error);
+      if (isCreateUnsettled(code, !signal.aborted)) throw this.#journal.fail(record, error, 'CreateVolume');
       this.#journal.forget(record);
       throw error;
     }
@@ -95,13 +91,14 @@ export class VolumeProvisioning {
   async unmake(start: VolumeRecord, signal: AbortSignal): Promise<void> {
     const made = start.state === 'creating' ? await this.makeOrForget(start, signal) : start;
     if (made === undefined) return;
-    if (!made.provisioned) return this.#journal.forget(made);
+    // One whose creation nobody has seen the end of is nobody's data.
+    if (made.reclaim === 'retain' && start.state !== 'creating') return this.#journal.forget(made);
     const record = this.#journal.write(made, { state: 'deleting' });
     try {
       await this.#delete(record, record, signal);
     } catch (error) {
       const refused = error instanceof CsiError && isRefusal(error.code);
-      throw this.#journal.fail(record, error, refused ? { state: 'created' } : {});
+      throw this.#journal.fail(record, error, 'DeleteVolume', refused ? { state: 'created' } : {});
     }
     this.#journal.forget(record);
   }
@@ -120,12 +117,21 @@ export class VolumeProvisioning {
   async #create(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
     const request = createRequest(record, this.#caller.secrets(record, 'CreateVolume'));
     const response = await this.#caller.call(record, 'CreateVolume', request, signal);
+    this.#checkOwn(record, response);
     try {
       return this.#journal.write(record, { ...readCreated(record, response), state: 'created', failure: undefined });
     } catch (error) {
       await this.#disown(record, response, signal);
       throw error;
     }
+  }
+
+  /** A volume that is on record under another name is not this one, and must not be deleted with it. */
+  #checkOwn({ name, driver }: VolumeRecord, { volume }: Response<'CreateVolume'>): void {
+    const id = volume?.volumeId;
+    const other = [...this.#records()].find((one) => one.driver === driver && one.volumeId === id && one.name !== name);
+    if (other === undefined) return;
+    throw new CsiError('FAILED_PRECONDITION', driver, 'CreateVolume', `volume_id is the one of volume ${other.name}`);
   }
 
   /** A volume that cannot be used is not kept in the storage system. */
@@ -150,4 +156,39 @@ export class VolumeProvisioning {
       if (!(error instanceof CsiError) || error.code !== 'NOT_FOUND') throw error;
     }
   }
+}
+
+/** What a record of a volume says that has not been anywhere yet. */
+export function newVolume(
+  { mountFlags = [], group, ownership = 'root-mismatch', reclaim }: UseRequest,
+  usualReclaim: ReclaimPolicy,
+): Pick<
+  VolumeRecord,
+  | 'mountFlags'
+  | 'group'
+  | 'ownership'
+  | 'reclaim'
+  | 'availability'
+  | 'accessibleTopology'
+  | 'delegatesGroup'
+  | 'publications'
+  | 'publishContext'
+  | 'skipped'
+  | 'claims'
+  | 'createdAt'
+> {
+  return {
+    mountFlags,
+    ...(group === undefined ? {} : { group }),
+    ownership,
+    reclaim: reclaim ?? usualReclaim,
+    availability: 'active',
+    accessibleTopology: [],
+    delegatesGroup: false,
+    publications: [],
+    publishContext: {},
+    skipped: [],
+    claims: [],
+    createdAt: new Date().toISOString(),
+  };
 }

@@ -1,66 +1,13 @@
 /**
- * A CSI volume as a durable record, and its states as data. A volume climbs a ladder of four rungs; each rung has one
- * call up and one call down, and a state of its own for each call under way, written before the call is sent:
- *
- *                                up                                            down
- *   (no record)
- *     |            CreateVolume             creating               DeleteVolume               deleting
- *   created
- *     |            ControllerPublishVolume  controller-publishing  ControllerUnpublishVolume  controller-unpublishing
- *   controller-published
- *     |            NodeStageVolume          staging                NodeUnstageVolume          unstaging
- *   staged
- *     |            NodePublishVolume        publishing             NodeUnpublishVolume        unpublishing
- *   published
- *
- * The plugin's capabilities say which of the middle rungs there are. Nothing here calls anything.
+ * A CSI volume as a durable record: what was asked for, what the plugin said, where it stands (volume-states.ts) and who
+ * uses it. A record holds everything that a repeated call must say again.
  */
 import { z } from 'zod';
 import { type StringMap, stringMap } from '../string-map.ts';
-import { type AccessMode, LIMITS, type PluginCapabilities } from './protocol.ts';
-import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess, type VolumeSource } from './volume-request.ts';
-
-/** The ladder, bottom first. */
-export const RUNGS = [
-  {
-    rung: 'volume',
-    up: 'CreateVolume',
-    raising: 'creating',
-    raised: 'created',
-    down: 'DeleteVolume',
-    lowering: 'deleting',
-  },
-  {
-    rung: 'attachment',
-    up: 'ControllerPublishVolume',
-    raising: 'controller-publishing',
-    raised: 'controller-published',
-    down: 'ControllerUnpublishVolume',
-    lowering: 'controller-unpublishing',
-  },
-  {
-    rung: 'stage',
-    up: 'NodeStageVolume',
-    raising: 'staging',
-    raised: 'staged',
-    down: 'NodeUnstageVolume',
-    lowering: 'unstaging',
-  },
-  {
-    rung: 'publication',
-    up: 'NodePublishVolume',
-    raising: 'publishing',
-    raised: 'published',
-    down: 'NodeUnpublishVolume',
-    lowering: 'unpublishing',
-  },
-] as const;
-
-export type Rung = (typeof RUNGS)[number];
-export type RungName = Rung['rung'];
-
-/** Where a volume stands: on a rung, or between two with a call under way or of unknown outcome. */
-export type VolumeState = Rung['raising' | 'raised' | 'lowering'];
+import { VOLUME_MODES, type VolumeMode } from './access-modes.ts';
+import { LIMITS } from './protocol.ts';
+import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';
+import { RUNGS, type RungName, TOP, type VolumeState } from './volume-states.ts';
 
 /** A container's use of a volume: recorded before anything is done for it, gone when all of it is undone. */
 export interface Claim {
@@ -68,21 +15,49 @@ export interface Claim {
   readonly readOnly: boolean;
   /** Where the container sees the volume, for lists. */
   readonly target?: string | undefined;
+  /** The group that may write, instead of the volume's own. */
+  readonly group?: number | undefined;
   readonly claimedAt: string;
   /** The container is done with it; the claim stays until the volume is down. */
   readonly releasing: boolean;
 }
+
+/** One target of a volume: recorded before NodePublishVolume, gone after NodeUnpublishVolume. */
+export interface Publication {
+  /** The container it belongs to; empty for one that all containers share. */
+  readonly key: string;
+  readonly state: 'publishing' | 'published' | 'unpublishing';
+  readonly readOnly: boolean;
+  readonly group?: number | undefined;
+}
+
+/** Whom the files of a volume are given to when its plugin does not do it (VOLUME_MOUNT_GROUP). */
+export const OWNERSHIP_POLICIES = ['never', 'root-mismatch', 'always'] as const;
+export type OwnershipPolicy = (typeof OWNERSHIP_POLICIES)[number];
+
+/** Whether containers may begin to use a volume. */
+export const AVAILABILITIES = ['active', 'pause', 'drain'] as const;
+export type Availability = (typeof AVAILABILITIES)[number];
+
+export const RECLAIM_POLICIES = ['delete', 'retain'] as const;
+export type ReclaimPolicy = (typeof RECLAIM_POLICIES)[number];
 
 /** Why the last transition failed. */
 export interface VolumeFailure {
   readonly message: string;
   readonly code: string;
   readonly failedAt: string;
+  /** The call that was due: "NodeStageVolume". */
+  readonly step?: string | undefined;
+  /** How often in a row. */
+  readonly attempts?: number | undefined;
 }
 
-/** What a volume was filled from, with the plugin's id of it as it was then: a repeated CreateVolume says the same. */
-export interface RecordedSource extends VolumeSource {
-  readonly id: string;
+/** A step down that an operator had skipped. */
+export interface SkippedStep {
+  readonly step: string;
+  readonly reason: string;
+  readonly skippedAt: string;
 }
 
 /** The durable facts about a volume. */
@@ -94,14 +69,23 @@ export interface VolumeRecord {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
-  readonly source?: RecordedSource | undefined;
   /** The name CreateVolume is called with, made once: repeating the call can never make a second volume. */
   readonly csiName: string;
-  readonly accessMode: AccessMode;
+  readonly accessMode: VolumeMode;
+  /** Options of the mount, for NodeStageVolume and NodePublishVolume. They may be secret (CSI "mount_flags"). */
+  readonly mountFlags: readonly string[];
+  /** The group that owns the files; absent: nobody looks at ownership. */
+  readonly group?: number | undefined;
+  readonly ownership: OwnershipPolicy;
+  /** What removing the volume does with the data. */
+  readonly reclaim: ReclaimPolicy;
+  readonly availability: Availability;
   /** False for a volume the plugin has not made: its name is its id, and removing it only forgets it. */
   readonly provisioned: boolean;
   /** Where the volume must be reachable, in the plugin's labels; absent when the plugin has none. */
   readonly topology?: StringMap | undefined;
+  /** Where the plugin says that it is reachable, alternatives; empty: everywhere. */
+  readonly accessibleTopology: readonly StringMap[];
   /** The plugin's id; absent until CreateVolume has answered. Any text: never part of a path. */
   readonly volumeId?: string | undefined;
   readonly volumeContext: StringMap;
@@ -115,66 +99,21 @@ export interface VolumeRecord {
   readonly publishContext: StringMap;
   /** The boot in which the current climb began: after another boot its mounts are gone. */
   readonly bootId?: string | undefined;
+  /** The plugin sets the group of a mount itself (VOLUME_MOUNT_GROUP); fixed when the climb begins. */
+  readonly delegatesGroup: boolean;
+  /** There are some exactly when the state is one of the top rung. */
+  readonly publications: readonly Publication[];
+  /** What the last forced detachment did not do. */
+  readonly skipped: readonly SkippedStep[];
   readonly claims: readonly Claim[];
   readonly failure?: VolumeFailure | undefined;
   readonly createdAt: string;
 }
 
-/** A state taken apart. */
-export interface Position {
-  readonly rung: Rung;
-  readonly phase: 'raising' | 'raised' | 'lowering';
-}
-
-/** Which rung a state is about, and in which direction. */
-export function positionOf(state: VolumeState): Position {
-  for (const rung of RUNGS) {
-    if (rung.raising === state) return { rung, phase: 'raising' };
-    if (rung.raised === state) return { rung, phase: 'raised' };
-    if (rung.lowering === state) return { rung, phase: 'lowering' };
-  }
-  throw new Error(`no such volume state: ${String(state)}`);
-}
-
-/** The rung to climb now: the one under way is repeated. Undefined at the top. */
-export function rungAbove(record: VolumeRecord): Rung | undefined {
-  const { rung, phase } = positionOf(record.state);
-  if (phase === 'raising') return rung;
-  return RUNGS.slice(RUNGS.indexOf(rung) + 1).find((next) => record.rungs.includes(next.rung));
-}
-
-/** The state below a rung; undefined below the first, where there is no record. */
-export function stateBelow(record: VolumeRecord, rung: Rung): VolumeState | undefined {
-  return RUNGS.slice(0, RUNGS.indexOf(rung)).findLast((one) => record.rungs.includes(one.rung))?.raised;
-}
-
-/** Rungs of a volume of this plugin, bottom first (CSI "Volume Lifecycle"). */
-export function rungsFor({ controller, node }: PluginCapabilities): readonly RungName[] {
-  return [
-    'volume',
-    ...(controller.has('PUBLISH_UNPUBLISH_VOLUME') ? (['attachment'] as const) : []),
-    ...(node.has('STAGE_UNSTAGE_VOLUME') ? (['stage'] as const) : []),
-    'publication',
-  ];
-}
-
-/**
- * The access mode of a volume: one node, which may write. A plugin that tells one writer from many of a node is told
- * that there may be many; controller and node must both know (CSI "AccessMode").
- */
-export function accessModeFor({ plugin, controller, node }: PluginCapabilities): AccessMode {
-  const knows = !plugin.has('CONTROLLER_SERVICE') || controller.has('SINGLE_NODE_MULTI_WRITER');
-  return knows && node.has('SINGLE_NODE_MULTI_WRITER') ? 'SINGLE_NODE_MULTI_WRITER' : 'SINGLE_NODE_WRITER';
-}
-
-/** Claims of containers that still use the volume. */
-export function activeClaims(record: VolumeRecord): readonly Claim[] {
-  return record.claims.filter((claim) => !claim.releasing);
-}
-
 const decimal: z.ZodString = z.string().regex(/^(0|[1-9][0-9]{0,18})$/);
 const instant: z.ZodISODateTime = z.iso.datetime();
-const ACCESS_MODES = ['SINGLE_NODE_WRITER', 'SINGLE_NODE_MULTI_WRITER'] as const satisfies readonly AccessMode[];
+
+const group: z.ZodOptional<z.ZodInt> = z.int().nonnegative().optional();
 
 const recordSchema: z.ZodType<VolumeRecord> = z.object({
   name: z.string().regex(VOLUME_NAME),
@@ -183,13 +122,16 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   access: z.enum(['mount', 'block']),
   fsType: z.string().optional(),
   parameters: stringMap,
-  source: z
-    .object({ kind: z.enum(['snapshot', 'volume']), name: z.string().regex(VOLUME_NAME), id: z.string().min(1) })
-    .optional(),
   csiName: z.string().min(1).max(LIMITS.string),
-  accessMode: z.enum(ACCESS_MODES),
+  accessMode: z.enum(VOLUME_MODES),
+  mountFlags: z.array(z.string()),
+  group,
+  ownership: z.enum(OWNERSHIP_POLICIES),
+  reclaim: z.enum(RECLAIM_POLICIES),
+  availability: z.enum(AVAILABILITIES),
   provisioned: z.boolean(),
   topology: stringMap.optional(),
+  accessibleTopology: z.array(stringMap),
   volumeId: z.string().min(1).optional(),
   volumeContext: stringMap,
   capacityBytes: decimal,
@@ -198,20 +140,61 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   nodeId: z.string().optional(),
   publishContext: stringMap,
   bootId: z.string().optional(),
+  delegatesGroup: z.boolean(),
+  publications: z.array(
+    z.object({
+      key: z.union([z.literal(''), z.string().regex(CONTAINER_ID)]),
+      state: z.enum([TOP.raising, TOP.raised, TOP.lowering]),
+      readOnly: z.boolean(),
+      group,
+    }),
+  ),
+  skipped: z.array(z.object({ step: z.string(), reason: z.string(), skippedAt: instant })),
   claims: z.array(
     z.object({
       containerId: z.string().regex(CONTAINER_ID),
       readOnly: z.boolean(),
       target: z.string().optional(),
+      group,
       claimedAt: instant,
       releasing: z.boolean(),
     }),
   ),
-  failure: z.object({ message: z.string(), code: z.string(), failedAt: instant }).optional(),
+  failure: z
+    .object({
+      message: z.string(),
+      code: z.string(),
+      failedAt: instant,
+      step: z.string().optional(),
+      attempts: z.int().optional(),
+    })
+    .optional(),
   createdAt: instant,
 });
 
+/** What records of earlier versions do not say. */
+const DEFAULTS = {
+  mountFlags: [],
+  ownership: 'root-mismatch',
+  availability: 'active',
+  accessibleTopology: [],
+  delegatesGroup: false,
+  skipped: [],
+} satisfies Partial<VolumeRecord>;
+
 /** Decodes a stored record. @throws when the value does not have the shape of one */
 export function decodeVolumeRecord(value: unknown): VolumeRecord {
-  return recordSchema.parse(value);
+  const { success, data } = earlier.safeParse(value);
+  if (!success) return recordSchema.parse(value);
+  const reclaim: ReclaimPolicy = data.provisioned ? 'delete' : 'retain';
+  const { state } = data;
+  const onTop = state === TOP.raising || state === TOP.raised || state === TOP.lowering;
+  const publications: Publication[] = onTop ? [{ key: '', state, readOnly: false }] : [];
+  return recordSchema.parse({ reclaim, publications, ...DEFAULTS, ...data });
 }
+
+/** The part of a record that is looked at to fill in what it does not say. */
+const earlier: z.ZodType<{ provisioned: boolean; state: VolumeState }> = z.looseObject({
+  provisioned: z.boolean(),
+  state: z.enum(RUNGS.flatMap(({ raising, raised, lowering }) => [raising, raised, lowering])),
+});

@@ -14,7 +14,8 @@ import { SystemService } from '../../src/api/system-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
-import { complete, type VolumeWish } from '../../src/csi/volume-request.ts';
+import { newVolume } from '../../src/csi/volume-provisioning.ts';
+import type { VolumeRequest } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import type { ImageRecord } from '../../src/image/image-record.ts';
 import { Containerizer } from '../../src/runtime/containerizer.ts';
@@ -48,23 +49,21 @@ export class FakeBackends {
     return image;
   }
 
-  async createVolume(wish: VolumeWish): Promise<VolumeRecord> {
-    this.calls.push(`create ${wish.name}`);
-    const { source: _source, ...request } = complete(wish);
+  async createVolume(request: VolumeRequest): Promise<VolumeRecord> {
+    this.calls.push(`create ${request.name}`);
     const capacityBytes = String(request.capacityBytes);
     const volume: VolumeRecord = {
       ...request,
       requestedBytes: capacityBytes,
       csiName: `berth-${request.name}`,
       accessMode: 'SINGLE_NODE_WRITER',
+      ...newVolume(request, 'delete'),
       provisioned: true,
       volumeId: 'v-1',
       volumeContext: {},
       capacityBytes,
       state: 'created',
       rungs: [],
-      publishContext: {},
-      claims: [],
       createdAt: NOW,
     };
     this.volumes.set(request.name, volume);

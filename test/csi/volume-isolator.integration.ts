@@ -1,8 +1,8 @@
 /** The isolator "volume/csi" over real mounts and devices. */
 import assert from 'node:assert/strict';
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { deviceNumbers, VolumeIsolator } from '../../src/csi/volume-isolator.ts';
+import { VolumeIsolator } from '../../src/csi/volume-isolator.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import type { ContainerRecord, ContainerSpec } from '../../src/runtime/container.ts';
 import { containerSpec } from '../support/container-spec.ts';
@@ -141,19 +141,6 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
     await host.isolator.cleanup(A, soon());
     assert.ok(host.plugin.isIdle);
     assert.deepEqual(host.mounts(), []);
-  });
-});
-
-describe('deviceNumbers', () => {
-  test('takes large numbers apart', () => {
-    assert.deepEqual(deviceNumbers(0x700n), { major: 7, minor: 0 });
-    // makedev(3): major 0x12345, minor 0x6789a
-    assert.deepEqual(deviceNumbers(0x120006783459an), { major: 0x12345, minor: 0x6789a });
-  });
-
-  test('agrees with the kernel about /dev/null', () => {
-    const { rdev } = statSync('/dev/null', { bigint: true });
-    assert.deepEqual(deviceNumbers(rdev), { major: 1, minor: 3 });
   });
 });
 

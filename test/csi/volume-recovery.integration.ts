@@ -1,7 +1,7 @@
 /** Death and new start at every call: what a record left half way becomes, on real mounts. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { RUNGS } from '../../src/csi/volume.ts';
+import { RUNGS } from '../../src/csi/volume-states.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { FakeStatus } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';

@@ -1,6 +1,7 @@
 /** The ladder as data, the record as JSON, and the pauses between repeated calls. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { accessModeFor } from '../../src/csi/access-modes.ts';
 import type {
   ControllerCapability,
   NodeCapability,
@@ -8,16 +9,9 @@ import type {
   PluginService,
 } from '../../src/csi/protocol.ts';
 import { withRetries } from '../../src/csi/retry.ts';
-import {
-  accessModeFor,
-  decodeVolumeRecord,
-  positionOf,
-  RUNGS,
-  rungAbove,
-  rungsFor,
-  stateBelow,
-  type VolumeRecord,
-} from '../../src/csi/volume.ts';
+import { decodeVolumeRecord, type VolumeRecord } from '../../src/csi/volume.ts';
+import { newVolume } from '../../src/csi/volume-provisioning.ts';
+import { positionOf, RUNGS, rungAbove, rungsFor, stateBelow } from '../../src/csi/volume-states.ts';
 
 interface Offers {
   readonly plugin?: readonly PluginService[];
@@ -26,7 +20,7 @@ interface Offers {
 }
 
 function capabilities({ plugin, controller, node }: Offers): PluginCapabilities {
-  return { plugin: new Set(plugin), controller: new Set(controller), node: new Set(node), group: new Set() };
+  return { plugin: new Set(plugin), controller: new Set(controller), node: new Set(node) };
 }
 
 const RECORD: VolumeRecord = {
@@ -43,8 +37,7 @@ const RECORD: VolumeRecord = {
   capacityBytes: '9223372036854775807',
   state: 'staged',
   rungs: ['volume', 'stage', 'publication'],
-  publishContext: {},
-  claims: [],
+  ...newVolume({}, 'delete'),
   createdAt: '2026-01-01T00:00:00.000Z',
 };
 
@@ -84,6 +77,15 @@ describe('the ladder of volume states', () => {
 describe('decodeVolumeRecord', () => {
   test('takes what was written, to the last byte of an int64', () => {
     assert.deepEqual(decodeVolumeRecord(JSON.parse(JSON.stringify(RECORD))), RECORD);
+  });
+
+  test('fills in what an earlier version did not write', () => {
+    const { name, driver, requestedBytes, access, parameters, csiName, accessMode, volumeId, volumeContext } = RECORD;
+    const asked = { name, driver, requestedBytes, access, parameters, csiName, accessMode, volumeId, volumeContext };
+    const earlier = { ...asked, provisioned: false, capacityBytes: '1', state: 'unpublishing', rungs: [] };
+    const record = decodeVolumeRecord({ ...earlier, publishContext: {}, claims: [], createdAt: RECORD.createdAt });
+    assert.deepEqual(record.publications, [{ key: '', state: 'unpublishing', readOnly: false }]);
+    assert.deepEqual([record.reclaim, record.availability, record.mountFlags], ['retain', 'active', []]);
   });
 
   test('refuses what is no record', () => {

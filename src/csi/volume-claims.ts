@@ -1,0 +1,74 @@
+/** What a container may claim of a volume, by the volume's access mode, availability and group. Nothing here calls. */
+import { invalid, RuntimeError } from '../errors.ts';
+import { ACCESS_MODES } from './access-modes.ts';
+import type { Claim, Publication, VolumeRecord } from './volume.ts';
+import { checkGroup } from './volume-request.ts';
+import { activeClaims, publicationKey } from './volume-states.ts';
+
+/** How a container wants a volume. */
+export interface PublishOptions {
+  readonly readOnly: boolean;
+  /** Where the container will see it, for lists. */
+  readonly target?: string | undefined;
+  /** A group id instead of the volume's own; only where each container has a target of its own. */
+  readonly group?: number | undefined;
+}
+
+/**
+ * The publication that a container needs.
+ * @throws {RuntimeError} FAILED_PRECONDITION with what to do when the volume cannot be used so, or not by one more
+ */
+export function claimed(
+  record: VolumeRecord,
+  containerId: string,
+  options: PublishOptions,
+): Omit<Publication, 'state'> {
+  const { name, accessMode, access } = record;
+  const mode = ACCESS_MODES[accessMode];
+  checkIdle(record);
+  const others = activeClaims(record).filter((claim) => claim.containerId !== containerId);
+  const mine = activeClaims(record).length > others.length;
+  if (!mine) checkAvailable(record);
+  if (!mode.writes && !options.readOnly && access === 'mount') {
+    throw refused(`volume ${name} is ${mode.word}: use -v ${name}:/PATH:ro`);
+  }
+  if (mode.exclusive && others.length > 0) {
+    throw refused(`volume ${name} is ${mode.word}, container ${others[0]?.containerId} uses it: remove that one first`);
+  }
+  checkGroup(options.group);
+  if (options.group !== undefined && !mode.ownTargets && options.group !== record.group) {
+    throw invalid('group', `containers share the one mount of volume ${name} (${mode.word})`);
+  }
+  const readOnly = !mode.writes || (mode.ownTargets && options.readOnly);
+  const group = options.group ?? record.group;
+  return { key: publicationKey(record, containerId), readOnly, ...(group === undefined ? {} : { group }) };
+}
+
+/** @throws {RuntimeError} FAILED_PRECONDITION while the volume is made or unmade */
+export function checkIdle({ name, state }: VolumeRecord): void {
+  if (state !== 'creating' && state !== 'deleting') return;
+  const advice = state === 'creating' ? 'create it again or remove it' : 'remove it again';
+  throw refused(`volume ${name} is ${state}: ${advice}`);
+}
+
+/** @throws {RuntimeError} FAILED_PRECONDITION when no container may begin to use it */
+export function checkAvailable({ name, availability }: VolumeRecord): void {
+  if (availability === 'active') return;
+  const state = availability === 'pause' ? 'paused' : 'being drained';
+  throw refused(`volume ${name} is ${state}: allow it by "berth volume update ${name} --availability active"`);
+}
+
+/** Claims with those marked as over for which it holds. */
+export function ended({ claims }: VolumeRecord, over: (claim: Claim) => boolean): readonly Claim[] {
+  return claims.map((claim) => (over(claim) ? { ...claim, releasing: true } : claim));
+}
+
+/** @throws {RuntimeError} FAILED_PRECONDITION naming the containers that use it */
+export function checkUnused(record: VolumeRecord): void {
+  const users = activeClaims(record).map(({ containerId }) => containerId);
+  if (users.length > 0) throw refused(`volume ${record.name} is used by container ${users.join(', ')}`);
+}
+
+function refused(message: string): RuntimeError {
+  return new RuntimeError('FAILED_PRECONDITION', message);
+}
