@@ -9,30 +9,59 @@ import type { Logger } from 'pino';
 import { type Code, invalid } from '../errors.ts';
 import { codeOfStatus } from '../status.ts';
 import { adviceFor } from './error-reactions.ts';
-import { type Csi, CsiError, type Request, type Response, type Rpc, type StringMap } from './protocol.ts';
+import {
+  type Csi,
+  CsiError,
+  type Request,
+  type Response,
+  type Rpc,
+  type StreamRpc,
+  type StringMap,
+} from './protocol.ts';
 import { redacted, withoutSecrets } from './redaction.ts';
 
-/** Longest answer taken. The longest lawful one is some 10 KiB; a hostile one of megabytes would stall the daemon. */
-const MAX_RESPONSE_BYTES = 256 * 1024;
+/**
+ * Longest answer taken. The longest lawful one about a single thing is some 10 KiB, and lists are asked for in pages; a
+ * hostile answer of megabytes would stall the daemon.
+ */
+const MAX_RESPONSE_BYTES = 1024 * 1024;
 /** Room in sockaddr_un; Node cuts longer paths without a word. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-/** Longest time a call may take. Volumes may have to be made, formatted or attached by slow machinery. */
-const DEADLINES_MS: Readonly<Record<Rpc, number>> = {
+/** Longest time a call may take, ms. Volumes may have to be made, copied, formatted or attached by slow machinery. */
+const DEADLINES_MS: Readonly<Record<Rpc | StreamRpc, number>> = {
   GetPluginInfo: 10_000,
   GetPluginCapabilities: 10_000,
   Probe: 10_000,
   ControllerGetCapabilities: 10_000,
-  NodeGetCapabilities: 10_000,
-  NodeGetInfo: 10_000,
   CreateVolume: 120_000,
   DeleteVolume: 120_000,
   ControllerPublishVolume: 120_000,
   ControllerUnpublishVolume: 120_000,
+  ValidateVolumeCapabilities: 60_000,
+  ListVolumes: 60_000,
+  GetCapacity: 60_000,
+  ControllerGetVolume: 60_000,
+  ControllerExpandVolume: 120_000,
+  ControllerModifyVolume: 120_000,
+  CreateSnapshot: 120_000,
+  DeleteSnapshot: 120_000,
+  ListSnapshots: 60_000,
+  GetSnapshot: 60_000,
+  NodeGetCapabilities: 10_000,
+  NodeGetInfo: 10_000,
   NodeStageVolume: 120_000,
   NodeUnstageVolume: 60_000,
   NodePublishVolume: 60_000,
   NodeUnpublishVolume: 60_000,
+  NodeGetVolumeStats: 20_000,
+  NodeExpandVolume: 120_000,
+  GroupControllerGetCapabilities: 10_000,
+  CreateVolumeGroupSnapshot: 120_000,
+  DeleteVolumeGroupSnapshot: 120_000,
+  GetVolumeGroupSnapshot: 60_000,
+  GetMetadataAllocated: 600_000,
+  GetMetadataDelta: 600_000,
 };
 
 export interface CsiClientOptions {
@@ -101,6 +130,41 @@ export class CsiClient {
     }
   }
 
+  /**
+   * A call that is answered by a stream of messages, each given when asked for. Only the normal end of the iteration
+   * means that all was told (CSI GetMetadataAllocated). An aborted signal, or leaving the loop, cancels it.
+   * @throws {CsiError} as {@link CsiClient.call}, between two messages
+   */
+  async *stream<R extends StreamRpc>(rpc: R, request: Request<R>, signal: AbortSignal): AsyncGenerator<Response<R>> {
+    const startedMs = performance.now();
+    let code: Code | 'OK' = 'OK';
+    const definition = definitionOf(this.#options.csi, rpc);
+    const deadline = Date.now() + (this.#options.deadlineMs ?? DEADLINES_MS[rpc]);
+    let cancel: () => void = () => undefined;
+    try {
+      signal.throwIfAborted();
+      const call = this.#client.makeServerStreamRequest<Request<R>, Response<R>>(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        request,
+        new Metadata(),
+        { deadline },
+      );
+      cancel = () => call.cancel();
+      signal.addEventListener('abort', cancel, { once: true });
+      yield* call;
+    } catch (error) {
+      const failure = this.#failure(rpc, request, error, signal);
+      code = failure.code;
+      throw failure;
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      cancel();
+      this.#log(rpc, request, code, Math.round(performance.now() - startedMs));
+    }
+  }
+
   /** One Probe: true when the plugin is ready, false while it is starting. */
   async probe(signal: AbortSignal): Promise<boolean> {
     const { ready } = await this.call('Probe', {}, signal);
@@ -123,10 +187,7 @@ export class CsiClient {
   }
 
   #send<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>> {
-    const definition: MethodDefinition<Request<R>, unknown, unknown, Response<R>> = definitionOf(
-      this.#options.csi,
-      rpc,
-    );
+    const definition = definitionOf(this.#options.csi, rpc);
     const deadline = Date.now() + (this.#options.deadlineMs ?? DEADLINES_MS[rpc]);
     return new Promise((resolve, reject) => {
       const cancel = (): void => call.cancel();
@@ -148,13 +209,13 @@ export class CsiClient {
     });
   }
 
-  #log(rpc: Rpc, request: object, code: Code | 'OK', durationMs: number): void {
+  #log(rpc: Rpc | StreamRpc, request: object, code: Code | 'OK', durationMs: number): void {
     const { log } = this.#options;
     if (!log.isLevelEnabled('debug')) return;
     log.debug({ plugin: this.#plugin, rpc, code, durationMs, request: redacted(rpc, request) }, 'CSI call');
   }
 
-  #failure(rpc: Rpc, request: object, error: unknown, signal: AbortSignal): CsiError {
+  #failure(rpc: Rpc | StreamRpc, request: object, error: unknown, signal: AbortSignal): CsiError {
     if (signal.aborted) return cutShort(this.#plugin, rpc, signal);
     if (this.#closed) {
       return new CsiError('UNAVAILABLE', this.#plugin, rpc, 'the connection was closed', { cause: error });
@@ -173,13 +234,16 @@ export class CsiClient {
 }
 
 /** The failure of a call whose caller stopped waiting. */
-export function cutShort(plugin: string, rpc: Rpc, { reason }: AbortSignal): CsiError {
+export function cutShort(plugin: string, rpc: Rpc | StreamRpc, { reason }: AbortSignal): CsiError {
   const timedOut = reason instanceof Error && reason.name === 'TimeoutError';
   const code = timedOut ? 'DEADLINE_EXCEEDED' : 'CANCELLED';
   return new CsiError(code, plugin, rpc, timedOut ? 'the deadline passed' : 'cancelled', { cause: reason });
 }
 
-function definitionOf<R extends Rpc>(csi: Csi, rpc: R): MethodDefinition<Request<R>, unknown, unknown, Response<R>> {
+function definitionOf<R extends Rpc | StreamRpc>(
+  csi: Csi,
+  rpc: R,
+): MethodDefinition<Request<R>, unknown, unknown, Response<R>> {
   // The compiler cannot see that the messages inferred from an entry are those of the entry.
   return csi.calls[rpc] as unknown as MethodDefinition<Request<R>, unknown, unknown, Response<R>>;
 }

@@ -3,7 +3,7 @@
  * `VolumeManager` repeats only what may be repeated as it is; the rest is said to the user.
  */
 import { type Code, RETRYABLE } from '../errors.ts';
-import type { CsiError, Rpc } from './protocol.ts';
+import type { CsiError, Rpc, StreamRpc } from './protocol.ts';
 
 /** Names of reactions, with what a person can do. */
 export const REACTIONS = {
@@ -33,7 +33,7 @@ export const GENERAL_REACTIONS: Readonly<Partial<Record<Code, Reaction>>> = {
 };
 
 /** Reactions to codes of one call; they win over the general ones. Of two causes for one code, the first is given. */
-export const RPC_REACTIONS: Readonly<Partial<Record<Rpc, Readonly<Partial<Record<Code, Reaction>>>>>> = {
+export const RPC_REACTIONS: Readonly<Partial<Record<Rpc | StreamRpc, Readonly<Partial<Record<Code, Reaction>>>>>> = {
   Probe: { FAILED_PRECONDITION: 'unhealthy' },
   CreateVolume: {
     NOT_FOUND: 'verify-backoff',
@@ -64,13 +64,13 @@ export const RPC_REACTIONS: Readonly<Partial<Record<Rpc, Readonly<Partial<Record
 };
 
 /** What a person can do about a failed call, if the specification knows. */
-export function adviceFor(rpc: Rpc, code: Code): string | undefined {
+export function adviceFor(rpc: Rpc | StreamRpc, code: Code): string | undefined {
   const reaction = RPC_REACTIONS[rpc]?.[code] ?? GENERAL_REACTIONS[code];
   return reaction === undefined ? undefined : REACTIONS[reaction];
 }
 
 /** Calls that give something back: they are repeated until they succeed, so a passed deadline is no reason to stop. */
-const DOWNWARD: ReadonlySet<Rpc> = new Set<Rpc>([
+const DOWNWARD: ReadonlySet<Rpc | StreamRpc> = new Set<Rpc | StreamRpc>([
   'NodeUnpublishVolume',
   'NodeUnstageVolume',
   'ControllerUnpublishVolume',
@@ -78,7 +78,7 @@ const DOWNWARD: ReadonlySet<Rpc> = new Set<Rpc>([
 ]);
 
 /** True for calls that give something back. */
-export function isDownward(rpc: Rpc): boolean {
+export function isDownward(rpc: Rpc | StreamRpc): boolean {
   return DOWNWARD.has(rpc);
 }
 

@@ -13,10 +13,13 @@ import { type Code, invalid, RuntimeError } from '../errors.ts';
 import type { StringMap } from '../string-map.ts';
 import type { ControllerDefinition } from './generated/csi/v1/Controller.ts';
 import type { _csi_v1_ControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/ControllerServiceCapability.ts';
+import type { GroupControllerDefinition } from './generated/csi/v1/GroupController.ts';
+import type { _csi_v1_GroupControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/GroupControllerServiceCapability.ts';
 import type { IdentityDefinition } from './generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from './generated/csi/v1/Node.ts';
 import type { _csi_v1_NodeServiceCapability_RPC_Type__Output } from './generated/csi/v1/NodeServiceCapability.ts';
 import type { _csi_v1_PluginCapability_Service_Type__Output } from './generated/csi/v1/PluginCapability.ts';
+import type { SnapshotMetadataDefinition } from './generated/csi/v1/SnapshotMetadata.ts';
 import type {
   _csi_v1_VolumeCapability_AccessMode_Mode__Output,
   VolumeCapability,
@@ -26,10 +29,11 @@ export type { StringMap, VolumeCapability };
 
 export type PluginService = _csi_v1_PluginCapability_Service_Type__Output;
 export type ControllerCapability = _csi_v1_ControllerServiceCapability_RPC_Type__Output;
+export type GroupControllerCapability = _csi_v1_GroupControllerServiceCapability_RPC_Type__Output;
 export type NodeCapability = _csi_v1_NodeServiceCapability_RPC_Type__Output;
 export type AccessMode = _csi_v1_VolumeCapability_AccessMode_Mode__Output;
 
-/** The calls Berth makes, with the definitions of their messages. */
+/** The calls that have one answer, with the definitions of their messages, by service. */
 export interface CsiDefinitions {
   readonly GetPluginInfo: IdentityDefinition['GetPluginInfo'];
   readonly GetPluginCapabilities: IdentityDefinition['GetPluginCapabilities'];
@@ -39,31 +43,60 @@ export interface CsiDefinitions {
   readonly DeleteVolume: ControllerDefinition['DeleteVolume'];
   readonly ControllerPublishVolume: ControllerDefinition['ControllerPublishVolume'];
   readonly ControllerUnpublishVolume: ControllerDefinition['ControllerUnpublishVolume'];
+  readonly ValidateVolumeCapabilities: ControllerDefinition['ValidateVolumeCapabilities'];
+  readonly ListVolumes: ControllerDefinition['ListVolumes'];
+  readonly GetCapacity: ControllerDefinition['GetCapacity'];
+  readonly ControllerGetVolume: ControllerDefinition['ControllerGetVolume'];
+  readonly ControllerExpandVolume: ControllerDefinition['ControllerExpandVolume'];
+  readonly ControllerModifyVolume: ControllerDefinition['ControllerModifyVolume'];
+  readonly CreateSnapshot: ControllerDefinition['CreateSnapshot'];
+  readonly DeleteSnapshot: ControllerDefinition['DeleteSnapshot'];
+  readonly ListSnapshots: ControllerDefinition['ListSnapshots'];
+  readonly GetSnapshot: ControllerDefinition['GetSnapshot'];
   readonly NodeGetCapabilities: NodeDefinition['NodeGetCapabilities'];
   readonly NodeGetInfo: NodeDefinition['NodeGetInfo'];
   readonly NodeStageVolume: NodeDefinition['NodeStageVolume'];
   readonly NodeUnstageVolume: NodeDefinition['NodeUnstageVolume'];
   readonly NodePublishVolume: NodeDefinition['NodePublishVolume'];
   readonly NodeUnpublishVolume: NodeDefinition['NodeUnpublishVolume'];
+  readonly NodeGetVolumeStats: NodeDefinition['NodeGetVolumeStats'];
+  readonly NodeExpandVolume: NodeDefinition['NodeExpandVolume'];
+  readonly GroupControllerGetCapabilities: GroupControllerDefinition['GroupControllerGetCapabilities'];
+  readonly CreateVolumeGroupSnapshot: GroupControllerDefinition['CreateVolumeGroupSnapshot'];
+  readonly DeleteVolumeGroupSnapshot: GroupControllerDefinition['DeleteVolumeGroupSnapshot'];
+  readonly GetVolumeGroupSnapshot: GroupControllerDefinition['GetVolumeGroupSnapshot'];
+}
+
+/** The calls whose answers come as a stream. */
+export interface CsiStreamDefinitions {
+  readonly GetMetadataAllocated: SnapshotMetadataDefinition['GetMetadataAllocated'];
+  readonly GetMetadataDelta: SnapshotMetadataDefinition['GetMetadataDelta'];
 }
 
 /** Name of a call: "NodeStageVolume". */
 export type Rpc = keyof CsiDefinitions;
 
-/** What is sent with a call. */
-export type Request<R extends Rpc> = object &
-  (CsiDefinitions[R] extends MethodDefinition<infer Q, infer _P, infer _I, infer _O> ? Q : never);
+/** Name of a call that is answered by a stream. */
+export type StreamRpc = keyof CsiStreamDefinitions;
 
-/** What comes back from a call. */
-export type Response<R extends Rpc> =
-  CsiDefinitions[R] extends MethodDefinition<infer _Q, infer _P, infer _I, infer O> ? O : never;
+/** What is sent with a call. */
+export type Request<R extends Rpc | StreamRpc> = object &
+  ((CsiDefinitions & CsiStreamDefinitions)[R] extends MethodDefinition<infer Q, infer _P, infer _I, infer _O>
+    ? Q
+    : never);
+
+/** What comes back from a call; of a stream, one message of it. */
+export type Response<R extends Rpc | StreamRpc> =
+  (CsiDefinitions & CsiStreamDefinitions)[R] extends MethodDefinition<infer _Q, infer _P, infer _I, infer O>
+    ? O
+    : never;
 
 /** Where the .proto files lie: beside `src` and beside `dist` alike. */
 export const CSI_PROTO_DIR: string = fileURLToPath(new URL('../../csi-proto', import.meta.url));
 
 /** The loaded protocol. */
 export interface Csi {
-  readonly calls: CsiDefinitions;
+  readonly calls: CsiDefinitions & CsiStreamDefinitions;
   /** Whole services, for servers: "Identity", "Controller", "Node", "GroupController", "SnapshotMetadata". */
   service(name: string): ServiceDefinition;
 }
@@ -82,18 +115,19 @@ export function loadCsi(): Csi {
     if (found === undefined || 'format' in found) throw new RuntimeError('NOT_FOUND', `CSI has no service ${name}`);
     return found;
   };
-  const calls = { ...service('Identity'), ...service('Controller'), ...service('Node') };
+  const services = ['Identity', 'Controller', 'Node', 'GroupController', 'SnapshotMetadata'];
+  const calls = Object.assign({}, ...services.map(service));
   // The file is Berth's own; a test compares it, name by name, with the protocol the types were made from.
-  return { calls: calls as unknown as CsiDefinitions, service };
+  return { calls: calls as Csi['calls'], service };
 }
 
 /** A plugin's refusal, or the failure to reach it. The code is the plugin's own status. */
 export class CsiError extends RuntimeError {
   /** Name of the plugin, or its socket while the name is not known. */
   readonly plugin: string;
-  readonly rpc: Rpc;
+  readonly rpc: Rpc | StreamRpc;
 
-  constructor(code: Code, plugin: string, rpc: Rpc, reason: string, options?: ErrorOptions) {
+  constructor(code: Code, plugin: string, rpc: Rpc | StreamRpc, reason: string, options?: ErrorOptions) {
     super(code, `${rpc} of CSI plugin ${plugin}: ${reason}`, options);
     this.plugin = plugin;
     this.rpc = rpc;

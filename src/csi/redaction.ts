@@ -2,7 +2,7 @@
  * What of a CSI request may be written to a log: everything but the fields that csi.proto marks `csi_secret`, and, out
  * of caution, the values of opaque maps and mount flags, which plugins have been seen to put tokens into.
  */
-import type { Rpc, StringMap } from './protocol.ts';
+import type { Rpc, StreamRpc, StringMap } from './protocol.ts';
 
 /** Every field marked `csi_secret`, as Message.field; a test compares the list with the file. */
 export const SECRET_FIELDS: readonly string[] = [
@@ -33,7 +33,7 @@ const SENSITIVE: ReadonlySet<string> = new Set(['parameters', 'volumeContext', '
 const REDACTED = '[redacted]';
 
 /** A copy of a request that is fit for a log. */
-export function redacted(rpc: Rpc, request: object): Readonly<Record<string, unknown>> {
+export function redacted(rpc: Rpc | StreamRpc, request: object): Readonly<Record<string, unknown>> {
   const shown = Object.entries(request).map(([field, value]): [string, unknown] => {
     if (SECRET_FIELDS.includes(`${rpc}Request.${field}`) || SENSITIVE.has(field)) return [field, REDACTED];
     return [field, withoutMountFlags(value)];
