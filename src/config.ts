@@ -34,6 +34,8 @@ export interface Config {
   readonly networkPools: readonly string[];
   readonly csiPluginDir: string;
   readonly csiConfDir: string;
+  /** Where registrars of kubelet's plugin registration put their sockets. */
+  readonly csiRegistrationDir: string;
   /** Start and supervise the embedded driver local.csi.berth. */
   readonly csiLocalDriver: boolean;
   /** "auto", "crun", "runc", or the path of an OCI runtime. */
@@ -75,6 +77,7 @@ const settingsSchema = z.strictObject({
   'network-pool': z.array(z.string()),
   'csi-plugin-dir': z.string(),
   'csi-conf-dir': z.string(),
+  'csi-registration-dir': z.string(),
   'csi-local-driver': z.boolean(),
   runtime: z.string(),
   'cgroup-parent': z.string(),
@@ -130,6 +133,10 @@ function berthdCommand(version: string): Command {
     )
     .option('--csi-plugin-dir <dir>', 'CSI plugins register by a socket in here (default: RUN/csi)')
     .option('--csi-conf-dir <dir>', 'CSI plugins registered by a file (default: /etc/berth/csi.d)')
+    .option(
+      '--csi-registration-dir <dir>',
+      "CSI plugins register by kubelet's plugin registration in here (default: RUN/csi-registry)",
+    )
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
     .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
     .option('--cgroup-parent <name>', "name of Berth's cgroup (default: berth)")
@@ -180,6 +187,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'network-pool': [DEFAULT_NETWORK_POOL],
     'csi-plugin-dir': `${run}/csi`,
     'csi-conf-dir': '/etc/berth/csi.d',
+    'csi-registration-dir': `${run}/csi-registry`,
     'csi-local-driver': true,
     runtime: 'auto',
     'cgroup-parent': 'berth',
@@ -207,6 +215,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     networkPools: settings['network-pool'].map(pool),
     csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
+    csiRegistrationDir: directory('csi-registration-dir', settings['csi-registration-dir']),
     csiLocalDriver: settings['csi-local-driver'],
     runtime: settings.runtime,
     cgroupParent: cgroupName(settings['cgroup-parent']),

@@ -28,9 +28,11 @@ import { PluginVersions } from './cni/plugin-versions.ts';
 import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
 import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
-import { pluginChecks } from './csi/plugin-checks.ts';
+import { pluginChecks, propagationCheck } from './csi/plugin-checks.ts';
 import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
+import { decodeEnrolledPlugin, PluginEnrolment } from './csi/plugin-enrolment.ts';
 import { PluginRegistry } from './csi/plugin-registry.ts';
+import { RegistrarDirectory } from './csi/registrar-directory.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeIsolator } from './csi/volume-isolator.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
@@ -145,6 +147,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       ...networkChecks(network.configs, network.plugins),
       ...ipamChecks(ipam.store),
       ...pluginChecks(volume.registry),
+      propagationCheck(config.root),
     ];
   };
   const server = new ApiServer({
@@ -161,7 +164,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
       }),
       Volumes: new VolumesService(volume.manager),
-      Plugins: new PluginsService(volume.registry),
+      Plugins: new PluginsService(volume),
       Ipam: new IpamService({
         ipam: ipam.ipam,
         configs: network.configs,
@@ -178,11 +181,12 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
 }
 
 /** Directories that only root can look into; the run directory lets others through to the sockets plugins put there. */
-function takePlace({ root, run, csiPluginDir }: Config): void {
+function takePlace({ root, run, csiPluginDir, csiRegistrationDir }: Config): void {
   for (const [dir, mode] of [
     [root, 0o700],
     [run, 0o700],
     [csiPluginDir, 0o700],
+    [csiRegistrationDir, 0o700],
   ] as const) {
     mkdirSync(dir, { recursive: true, mode });
     chmodSync(dir, mode);
@@ -269,6 +273,7 @@ function networkOperations(
 
 interface VolumeParts {
   readonly registry: PluginRegistry;
+  readonly enrolment: PluginEnrolment;
   readonly manager: VolumeManager;
   start(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
@@ -285,16 +290,29 @@ function volumeParts(config: Config, database: Database, log: Logger): VolumePar
     bootId: readBootId(),
     log,
   });
+  const registrars = new RegistrarDirectory({ dir: config.csiRegistrationDir, registry, log });
+  const inUse = (plugin: string): string[] =>
+    manager
+      .list()
+      .filter(({ driver, claims, state }) => driver === plugin && (claims.length > 0 || state !== 'created'))
+      .map(({ name }) => name);
+  const enrolment = new PluginEnrolment({ registry, store: database.store('csi-plugin', decodeEnrolledPlugin), inUse });
   return {
     registry,
+    enrolment,
     manager,
     async start(signal) {
+      const { state, detail } = propagationCheck(config.root);
+      if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');
       driver?.start();
+      enrolment.recover();
       await dropIns.start();
+      await registrars.start(signal);
       await registry.start(signal);
     },
     async close() {
       await manager.close();
+      await registrars.close();
       await dropIns.close();
       await registry.close();
       await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
@@ -325,6 +343,7 @@ function factsOf(config: Config, runtime: OciRuntime | Error, version: string): 
     ['cniCacheDir', config.cniCacheDir ?? 'none'],
     ['csiPluginDir', config.csiPluginDir],
     ['csiConfDir', config.csiConfDir],
+    ['csiRegistrationDir', config.csiRegistrationDir],
     ['csiLocalDriver', config.csiLocalDriver ? LOCAL_DRIVER_NAME : 'off'],
     ['logLevel', config.logLevel],
   ].map(([key = '', value = '']) => ({ key, value }));

@@ -41,6 +41,7 @@ describe('readConfig', () => {
       networkPools: ['10.64.0.0/12'],
       csiPluginDir: '/run/berth/csi',
       csiConfDir: '/etc/berth/csi.d',
+      csiRegistrationDir: '/run/berth/csi-registry',
       csiLocalDriver: true,
       runtime: 'auto',
       cgroupParent: 'berth',

@@ -1,30 +1,111 @@
 /** The Plugins service: the CSI plugins of this host. */
+import type { PluginEnrolment } from '../csi/plugin-enrolment.ts';
 import type { PluginRegistry, PluginSummary } from '../csi/plugin-registry.ts';
 import type { ListPluginsResponse } from './generated/berth/v1/ListPluginsResponse.ts';
+import type { Parameter } from './generated/berth/v1/Parameter.ts';
 import type { Plugin } from './generated/berth/v1/Plugin.ts';
+import type { PluginRequest__Output } from './generated/berth/v1/PluginRequest.ts';
+import type { PluginSocket } from './generated/berth/v1/PluginSocket.ts';
 import type { PluginsDefinition } from './generated/berth/v1/Plugins.ts';
-import type { ServiceMethods } from './protocol.ts';
+import type { RegisterPluginRequest__Output } from './generated/berth/v1/RegisterPluginRequest.ts';
+import type { UnregisterPluginRequest__Output } from './generated/berth/v1/UnregisterPluginRequest.ts';
+import type { UnregisterPluginResponse } from './generated/berth/v1/UnregisterPluginResponse.ts';
+import { checkHostPath, checkRef } from './object-ref.ts';
+import type { Call, ServiceMethods } from './protocol.ts';
+
+/** What the service asks of the plugins. */
+export interface Plugins {
+  readonly registry: Pick<PluginRegistry, 'list' | 'inspect' | 'probe'>;
+  readonly enrolment: Pick<PluginEnrolment, 'register' | 'unregister'>;
+}
+
+/** Longest wait for the answers of a plugin's sockets. */
+const PROBE_MS = 30_000;
 
 export class PluginsService implements ServiceMethods<PluginsDefinition> {
-  readonly #registry: Pick<PluginRegistry, 'list'>;
+  readonly #registry: Plugins['registry'];
+  readonly #enrolment: Plugins['enrolment'];
 
-  constructor(registry: Pick<PluginRegistry, 'list'>) {
+  constructor({ registry, enrolment }: Plugins) {
     this.#registry = registry;
+    this.#enrolment = enrolment;
   }
 
   async list(): Promise<ListPluginsResponse> {
     return { plugins: this.#registry.list().map(pluginMessage) };
   }
+
+  async inspect({ name }: PluginRequest__Output): Promise<Plugin> {
+    return pluginMessage(this.#registry.inspect(nameOrPath(name)));
+  }
+
+  async register(request: RegisterPluginRequest__Output, { signal }: Call): Promise<Plugin> {
+    const { name, controllerSocket } = request;
+    const asked = { socket: request.socket, name, controllerSocket };
+    return pluginMessage(await this.#enrolment.register(asked, signal));
+  }
+
+  async unregister(
+    { name, force }: UnregisterPluginRequest__Output,
+    { signal }: Call,
+  ): Promise<UnregisterPluginResponse> {
+    await this.#enrolment.unregister(checkRef('name', name), force, signal);
+    return {};
+  }
+
+  async probe({ name }: PluginRequest__Output, { signal }: Call): Promise<Plugin> {
+    const patience = AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]);
+    return pluginMessage(await this.#registry.probe(nameOrPath(name), patience));
+  }
 }
 
-function pluginMessage({ name, socket, state, reason, vendorVersion, capabilities, nodeId }: PluginSummary): Plugin {
+/** Where nobody has given a name, a path has to do. */
+function nameOrPath(text: string): string {
+  return text.startsWith('/') ? checkHostPath('name', text) : checkRef('name', text);
+}
+
+const STATES = {
+  ready: 'PLUGIN_STATE_READY',
+  starting: 'PLUGIN_STATE_STARTING',
+  unreachable: 'PLUGIN_STATE_UNREACHABLE',
+  refused: 'PLUGIN_STATE_REFUSED',
+  invalid: 'PLUGIN_STATE_INVALID',
+} as const satisfies Record<PluginSummary['state'], string>;
+
+function pluginMessage(plugin: PluginSummary): Plugin {
+  const { name, socket, state, reason, sinceAt, vendorVersion, nodeId, maxVolumesPerNode } = plugin;
   return {
     name,
-    state: state === 'ready' ? 'PLUGIN_STATE_READY' : 'PLUGIN_STATE_NOT_READY',
+    state: STATES[state],
     reason: reason ?? '',
     socket,
     vendorVersion,
-    capabilities: [...capabilities],
+    capabilities: [...plugin.capabilities],
     ...(nodeId === undefined ? {} : { nodeId }),
+    sinceAt,
+    sockets: plugin.sockets.map(socketMessage),
+    registrations: plugin.registrations.map(({ source, origin }) => ({ source, origin })),
+    manifest: pairs(plugin.manifest),
+    topology: pairs(plugin.topology ?? {}),
+    ...(maxVolumesPerNode === undefined ? {} : { maxVolumesPerNode }),
   };
+}
+
+function socketMessage({ path, role, state, reason, serves, health }: PluginSummary['sockets'][number]): PluginSocket {
+  const { sinceAt, lastProbeAt, lastSuccessAt, failuresInARow } = health;
+  return {
+    path,
+    role: role ?? '',
+    state: STATES[state],
+    reason: reason ?? '',
+    serves: [...serves],
+    sinceAt,
+    ...(lastProbeAt === undefined ? {} : { lastProbeAt }),
+    ...(lastSuccessAt === undefined ? {} : { lastSuccessAt }),
+    failuresInARow,
+  };
+}
+
+function pairs(map: Readonly<Record<string, string>>): Parameter[] {
+  return Object.entries(map).map(([key, value]) => ({ key, value }));
 }

@@ -13,6 +13,7 @@ import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/ap
 import { SystemService } from '../../src/api/system-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
+import type { PluginSummary } from '../../src/csi/plugin-registry.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
 import { newVolume } from '../../src/csi/volume-provisioning.ts';
 import type { VolumeRequest } from '../../src/csi/volume-request.ts';
@@ -162,19 +163,17 @@ export class FakeBackends {
         attachments: () => [{ containerId: 'c0ffee', interfaceName: 'eth0' }],
       }),
       Plugins: new PluginsService({
-        list: () => [
-          {
-            name: 'local.csi.berth',
-            socket: '/run/berth/csi/local.sock',
-            state: 'ready',
-            sinceAt: NOW,
-            vendorVersion: '1',
-            manifest: {},
-            capabilities: [],
-            sockets: [],
-            registrations: [],
+        registry: {
+          list: () => [PLUGIN],
+          inspect: () => PLUGIN,
+          probe: async () => PLUGIN,
+        },
+        enrolment: {
+          register: async () => PLUGIN,
+          unregister: async (name, force) => {
+            calls.push(`unregister ${name} ${force}`);
           },
-        ],
+        },
       }),
     };
   }
@@ -182,6 +181,17 @@ export class FakeBackends {
 
 const IMAGE_ID = `sha256:${'0123456789abcdef'.repeat(4)}`;
 const NOW = '2026-01-31T12:00:00.000Z';
+const PLUGIN: PluginSummary = {
+  name: 'local.csi.berth',
+  socket: '/run/berth/csi/local.sock',
+  state: 'ready',
+  sinceAt: NOW,
+  vendorVersion: '1',
+  manifest: {},
+  capabilities: [],
+  sockets: [],
+  registrations: [],
+};
 
 function known<T>(table: ReadonlyMap<string, T>, key: string, kind: string): T {
   const value = table.get(key);
