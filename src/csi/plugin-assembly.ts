@@ -6,7 +6,15 @@
 import type { MetSocket, Plugin, PluginPart } from './plugin.ts';
 import type { PluginState } from './plugin-connection.ts';
 import type { PluginRole } from './plugin-registration.ts';
-import { type Csi, CsiError, type PluginCapabilities, type Request, type Response, type Rpc } from './protocol.ts';
+import {
+  type Csi,
+  CsiError,
+  type PluginCapabilities,
+  type Request,
+  type Response,
+  type Rpc,
+  type StreamRpc,
+} from './protocol.ts';
 
 /** A socket of a plugin, as it is at the moment at which it is looked at. */
 export interface PluginMember {
@@ -16,6 +24,7 @@ export interface PluginMember {
   readonly reason: string | undefined;
   readonly met: MetSocket | undefined;
   call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>>;
+  stream<R extends StreamRpc>(rpc: R, request: Request<R>, signal: AbortSignal): AsyncIterable<Response<R>>;
 }
 
 /** What came of it: `plugin` when calls can be made, `lack` when something of it is not as it should be. */
@@ -71,6 +80,14 @@ export function assemble(
   const health: Assembly = away === undefined ? { state: 'ready' } : { state: away.state, lack: told(away) };
   if (owners.every(({ state }) => state !== 'ready')) return health;
   const { vendorVersion, manifest } = node.met;
+  /** The socket a call goes to. @throws {CsiError} when there is none, or it is away */
+  const memberFor = (rpc: Rpc | StreamRpc): PluginMember => {
+    const service = csi.calls[rpc].path.split('/')[1] ?? '';
+    const member = owner(SERVICE_PARTS[service] ?? 'node');
+    if (member === undefined) throw new CsiError('UNIMPLEMENTED', name, rpc, `none of its sockets serves ${service}`);
+    if (member.state !== 'ready') throw new CsiError('UNAVAILABLE', name, rpc, told(member));
+    return member;
+  };
   const plugin: Plugin = {
     name,
     vendorVersion,
@@ -78,12 +95,9 @@ export function assemble(
     capabilities,
     sockets: members.map(({ socketPath }) => socketPath),
     ...node.met.node,
-    call: async (rpc, request, signal) => {
-      const service = csi.calls[rpc].path.split('/')[1] ?? '';
-      const member = owner(SERVICE_PARTS[service] ?? 'node');
-      if (member === undefined) throw new CsiError('UNIMPLEMENTED', name, rpc, `none of its sockets serves ${service}`);
-      if (member.state !== 'ready') throw new CsiError('UNAVAILABLE', name, rpc, told(member));
-      return member.call(rpc, request, signal);
+    call: async (rpc, request, signal) => memberFor(rpc).call(rpc, request, signal),
+    async *stream(rpc, request, signal) {
+      yield* memberFor(rpc).stream(rpc, request, signal);
     },
   };
   return { ...health, plugin };
@@ -107,5 +121,6 @@ function together(
     plugin: new Set(owners.flatMap(({ met }) => [...(met?.capabilities.plugin ?? [])])),
     controller: owner('controller')?.met?.capabilities.controller ?? new Set(),
     node: owner('node')?.met?.capabilities.node ?? new Set(),
+    groupController: owner('groupController')?.met?.capabilities.groupController ?? new Set(),
   };
 }

@@ -16,7 +16,7 @@ import { RuntimeError } from '../errors.ts';
 import { CsiClient } from './csi-client.ts';
 import { type MetSocket, meetSocket } from './plugin.ts';
 import type { PluginRole } from './plugin-registration.ts';
-import type { Csi, Request, Response, Rpc } from './protocol.ts';
+import type { Csi, Request, Response, Rpc, StreamRpc } from './protocol.ts';
 import { identity } from './watched-directory.ts';
 
 export type PluginState = 'ready' | 'starting' | 'unreachable' | 'refused';
@@ -115,6 +115,11 @@ export class PluginConnection {
   /** One call, whatever the state. @throws {CsiError} as {@link CsiClient.call} */
   call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>> {
     return this.#client.call(rpc, request, signal);
+  }
+
+  /** The same for an answer that is a stream. @throws {CsiError} as {@link CsiClient.stream} */
+  stream<R extends StreamRpc>(rpc: R, request: Request<R>, signal: AbortSignal): AsyncIterable<Response<R>> {
+    return this.#client.stream(rpc, request, signal);
   }
 
   /** Begins to dial. */

@@ -12,6 +12,7 @@ import {
   checkMap,
   checkPluginName,
   checkText,
+  type GroupControllerCapability,
   LIMITS,
   type NodeCapability,
   type PluginCapabilities,
@@ -19,6 +20,7 @@ import {
   type Request,
   type Response,
   type Rpc,
+  type StreamRpc,
   type StringMap,
 } from './protocol.ts';
 
@@ -51,6 +53,9 @@ export interface Plugin extends Partial<PluginNode> {
    * does is away
    */
   call<R extends Rpc>(rpc: R, request: Request<R>, signal: AbortSignal): Promise<Response<R>>;
+
+  /** The same for a call that is answered by a stream. @throws {CsiError} as {@link CsiClient.stream} */
+  stream<R extends StreamRpc>(rpc: R, request: Request<R>, signal: AbortSignal): AsyncIterable<Response<R>>;
 }
 
 /** What one socket said about itself. */
@@ -83,13 +88,16 @@ export async function meetSocket(
   if (!(await client.probe(signal))) return undefined;
   const answer = await client.call('GetPluginCapabilities', {}, signal);
   const plugin = new Set(answer.capabilities.flatMap(({ service }) => known<PluginService>(service?.type)));
-  const [controller, node, nodeInfo] = await Promise.all([
-    role === 'node' || !plugin.has('CONTROLLER_SERVICE') ? undefined : controllerCapabilities(client, signal),
+  const has = (service: PluginService): boolean => role !== 'node' && plugin.has(service);
+  const [controller, group, node, nodeInfo] = await Promise.all([
+    has('CONTROLLER_SERVICE') ? controllerCapabilities(client, signal) : undefined,
+    has('GROUP_CONTROLLER_SERVICE') ? groupCapabilities(client, signal) : undefined,
     role === 'controller' ? undefined : nodeCapabilities(client, signal),
     role === 'controller' ? undefined : readNode(client, name, plugin, signal),
   ]);
   const parts = new Set<PluginPart>();
   if (controller !== undefined) parts.add('controller');
+  if (group !== undefined) parts.add('groupController');
   if (node !== undefined || nodeInfo !== undefined) parts.add('node');
   if (parts.size === 0) {
     throw new CsiError(
@@ -99,7 +107,12 @@ export async function meetSocket(
       `it does not serve ${role ?? 'Controller or Node'}`,
     );
   }
-  const capabilities = { plugin, controller: controller ?? new Set(), node: node ?? new Set() };
+  const capabilities = {
+    plugin,
+    controller: controller ?? new Set<never>(),
+    node: node ?? new Set<never>(),
+    groupController: group ?? new Set<never>(),
+  };
   return { name, vendorVersion, manifest, parts, capabilities, ...(nodeInfo === undefined ? {} : { node: nodeInfo }) };
 }
 
@@ -110,6 +123,14 @@ async function controllerCapabilities(
 ): Promise<ReadonlySet<ControllerCapability> | undefined> {
   const answer = await unlessUnimplemented(client.call('ControllerGetCapabilities', {}, signal));
   return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<ControllerCapability>(rpc?.type)));
+}
+
+async function groupCapabilities(
+  client: CsiClient,
+  signal: AbortSignal,
+): Promise<ReadonlySet<GroupControllerCapability> | undefined> {
+  const answer = await unlessUnimplemented(client.call('GroupControllerGetCapabilities', {}, signal));
+  return answer && new Set(answer.capabilities.flatMap(({ rpc }) => known<GroupControllerCapability>(rpc?.type)));
 }
 
 async function nodeCapabilities(
@@ -171,8 +192,13 @@ export function lawful<T>(rpc: Rpc, plugin: string, check: () => T, code: Code =
 }
 
 /** Capabilities as text for people: "controller:CREATE_DELETE_VOLUME", sorted. */
-export function capabilityNames({ plugin, controller, node }: PluginCapabilities): string[] {
+export function capabilityNames({ plugin, controller, node, groupController }: PluginCapabilities): string[] {
   const prefixed = (scope: string, names: ReadonlySet<string>): string[] =>
     [...names].map((name) => `${scope}:${name}`);
-  return [...prefixed('plugin', plugin), ...prefixed('controller', controller), ...prefixed('node', node)].sort();
+  return [
+    ...prefixed('plugin', plugin),
+    ...prefixed('controller', controller),
+    ...prefixed('node', node),
+    ...prefixed('groupController', groupController),
+  ].sort();
 }

@@ -178,6 +178,7 @@ export interface PluginCapabilities {
   readonly plugin: ReadonlySet<PluginService>;
   readonly controller: ReadonlySet<ControllerCapability>;
   readonly node: ReadonlySet<NodeCapability>;
+  readonly groupController: ReadonlySet<GroupControllerCapability>;
 }
 
 /** A volume capability in the words of the wire. */

@@ -110,7 +110,10 @@ export class PluginServer extends TestServer {
       });
     }
     if (groupController !== undefined) {
-      add('GroupController', { GroupControllerGetCapabilities: () => rpcs(groupController) });
+      add('GroupController', {
+        GroupControllerGetCapabilities: () => rpcs(groupController),
+        GetVolumeGroupSnapshot: () => ({}),
+      });
     }
   }
 }

@@ -130,6 +130,20 @@ describe('the sockets of a plugin', () => {
     assert.deepEqual(sockets, [`${dir}/csi/two/controller.sock`, `${dir}/csi/two/node.sock`]);
   });
 
+  test('a group controller is asked where it is offered, and called where it is served', async (t) => {
+    const { dir, registry } = await place(t);
+    const services = ['CONTROLLER_SERVICE', 'GROUP_CONTROLLER_SERVICE'];
+    const groupController = ['CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT'];
+    const a = await startPlugin(t, { path: `${dir}/c.sock`, name: NAME, services, controller: [], groupController });
+    const b = await startPlugin(t, { path: `${dir}/n.sock`, name: NAME, services, node: [] });
+    registry.register(fileOf(`${dir}/x`, { sockets: [{ path: a.path }, { path: b.path }] }));
+    const plugin = await registry.waitFor(NAME, soon());
+    assert.deepEqual([...plugin.capabilities.groupController], groupController);
+    await plugin.call('GetVolumeGroupSnapshot', { groupSnapshotId: 'g', snapshotIds: ['s'] }, soon());
+    assert.ok(a.calls.includes('GetVolumeGroupSnapshot'));
+    assert.ok(registry.inspect(NAME).capabilities.includes(`groupController:${groupController[0]}`));
+  });
+
   test('max_volumes_per_node and topology are read again at each reconnect', async (t) => {
     const { dir, registry } = await place(t);
     const services = ['VOLUME_ACCESSIBILITY_CONSTRAINTS'];

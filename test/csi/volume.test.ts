@@ -20,7 +20,7 @@ interface Offers {
 }
 
 function capabilities({ plugin, controller, node }: Offers): PluginCapabilities {
-  return { plugin: new Set(plugin), controller: new Set(controller), node: new Set(node) };
+  return { plugin: new Set(plugin), controller: new Set(controller), node: new Set(node), groupController: new Set() };
 }
 
 const RECORD: VolumeRecord = {
