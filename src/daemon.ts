@@ -3,7 +3,6 @@
  * serving, and back. The only module, beside main, that knows every other; it holds no logic of their own concerns.
  */
 import { chmodSync, mkdirSync } from 'node:fs';
-import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { ContainersService } from './api/containers-service.ts';
@@ -27,15 +26,9 @@ import { PluginPath } from './cni/plugin-path.ts';
 import { PluginVersions } from './cni/plugin-versions.ts';
 import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
-import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
+import { LOCAL_DRIVER_NAME } from './csi/local/local-driver.ts';
 import { pluginChecks, propagationCheck } from './csi/plugin-checks.ts';
-import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
-import { decodeEnrolledPlugin, PluginEnrolment } from './csi/plugin-enrolment.ts';
-import { PluginRegistry } from './csi/plugin-registry.ts';
-import { RegistrarDirectory } from './csi/registrar-directory.ts';
-import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeIsolator } from './csi/volume-isolator.ts';
-import { VolumeManager } from './csi/volume-manager.ts';
 import { lockDirectory } from './daemon-lock.ts';
 import { RuntimeError } from './errors.ts';
 import { decodeImageRecord } from './image/image-record.ts';
@@ -63,14 +56,12 @@ import { SeccompIsolator } from './runtime/isolators/seccomp.ts';
 import { hostChecks } from './runtime/launcher/host-checks.ts';
 import { OciLauncher } from './runtime/launcher/oci-launcher.ts';
 import { findProgram, type OciRuntime, selectRuntime } from './runtime/launcher/oci-runtime.ts';
-import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
 import { Spawner } from './spawner.ts';
 import { Database, type Store } from './store.ts';
+import { volumeParts } from './volume-parts.ts';
 
 /** Where conmon is when it is not in the PATH: doctor names what is missing. */
 const CONMON_FALLBACK = '/usr/bin/conmon';
-/** Longest time one part may take to end. */
-const CLOSE_TIMEOUT_MS = 10_000;
 
 /** A daemon that serves. */
 export interface Daemon {
@@ -138,6 +129,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   parts.defer(() => operations.close());
   await operations.recover(signal);
   await volume.manager.recover(signal);
+  await volume.snapshots.recover(signal);
 
   const facts = (): Fact[] => factsOf(config, runtime, version);
   const checks = async (joint: AbortSignal): Promise<Check[]> => {
@@ -269,63 +261,6 @@ function networkOperations(
     pools: config.networkPools.flatMap((text) => parseSubnet(text) ?? []),
     runDir: config.run,
   });
-}
-
-interface VolumeParts {
-  readonly registry: PluginRegistry;
-  readonly enrolment: PluginEnrolment;
-  readonly manager: VolumeManager;
-  start(signal: AbortSignal): Promise<void>;
-  close(): Promise<void>;
-}
-
-function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
-  const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
-  const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
-  const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
-  const manager = new VolumeManager({
-    registry,
-    store: database.store('volume', decodeVolumeRecord),
-    rootDir: config.root,
-    bootId: readBootId(),
-    log,
-  });
-  const registrars = new RegistrarDirectory({ dir: config.csiRegistrationDir, registry, log });
-  const inUse = (plugin: string): string[] =>
-    manager
-      .list()
-      .filter(({ driver, claims, state }) => driver === plugin && (claims.length > 0 || state !== 'created'))
-      .map(({ name }) => name);
-  const enrolment = new PluginEnrolment({ registry, store: database.store('csi-plugin', decodeEnrolledPlugin), inUse });
-  return {
-    registry,
-    enrolment,
-    manager,
-    async start(signal) {
-      const { state, detail } = propagationCheck(config.root);
-      if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');
-      driver?.start();
-      enrolment.recover();
-      await dropIns.start();
-      await registrars.start(signal);
-      await registry.start(signal);
-    },
-    async close() {
-      await manager.close();
-      await registrars.close();
-      await dropIns.close();
-      await registry.close();
-      await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
-    },
-  };
-}
-
-/** The embedded driver: a plugin like any other, except that its process is ours. */
-function localDriver(config: Config, log: Logger): ProcessSupervisor {
-  const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
-  const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
-  const command = localDriverProcess({ dataDir, socketPath, nodeId: hostname() || 'localhost' });
-  return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
 }
 
 function factsOf(config: Config, runtime: OciRuntime | Error, version: string): Fact[] {

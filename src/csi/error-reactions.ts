@@ -17,6 +17,12 @@ export const REACTIONS = {
   'fix-secrets': 'give the right secrets, then try again',
   'validate-or-wait': 'the volume cannot be used this way, or not before its other user is gone',
   'stage-first': 'this is a fault in Berth: the volume was not staged',
+  'fail-request': 'make room for the snapshot, then ask for it anew',
+  'later-attempt': 'make room for the snapshots, then ask for them anew',
+  'use-group-delete': 'it is part of a group snapshot: remove the group',
+  'restart-paging': 'the listing changed while it was read: list again',
+  'fix-volumes': 'these volumes cannot be cut together: choose others, or change them as the plugin asks',
+  'use-other-ids': 'the snapshots of the group are not those on record: look at the group in the storage system',
   unhealthy: 'look into the log of the plugin, restart it',
 } as const;
 
@@ -42,6 +48,25 @@ export const RPC_REACTIONS: Readonly<Partial<Record<Rpc | StreamRpc, Readonly<Pa
     OUT_OF_RANGE: 'fix-request',
   },
   DeleteVolume: { FAILED_PRECONDITION: 'clear-cause-backoff' },
+  CreateSnapshot: {
+    ALREADY_EXISTS: 'fix-or-rename',
+    ABORTED: 'conflict-backoff',
+    RESOURCE_EXHAUSTED: 'fail-request',
+  },
+  DeleteSnapshot: {
+    INVALID_ARGUMENT: 'use-group-delete',
+    FAILED_PRECONDITION: 'clear-cause-backoff',
+    ABORTED: 'conflict-backoff',
+  },
+  ListSnapshots: { ABORTED: 'restart-paging' },
+  GetSnapshot: { NOT_FOUND: 'verify-backoff' },
+  CreateVolumeGroupSnapshot: {
+    ALREADY_EXISTS: 'fix-or-rename',
+    FAILED_PRECONDITION: 'fix-volumes',
+    RESOURCE_EXHAUSTED: 'later-attempt',
+  },
+  DeleteVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', FAILED_PRECONDITION: 'clear-cause-backoff' },
+  GetVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', NOT_FOUND: 'verify-backoff' },
   ControllerPublishVolume: {
     NOT_FOUND: 'verify-backoff',
     ALREADY_EXISTS: 'fix-request',
@@ -75,6 +100,8 @@ const DOWNWARD: ReadonlySet<Rpc | StreamRpc> = new Set<Rpc | StreamRpc>([
   'NodeUnstageVolume',
   'ControllerUnpublishVolume',
   'DeleteVolume',
+  'DeleteSnapshot',
+  'DeleteVolumeGroupSnapshot',
 ]);
 
 /** True for calls that give something back. */

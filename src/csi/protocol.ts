@@ -25,7 +25,9 @@ import type {
   VolumeCapability,
 } from './generated/csi/v1/VolumeCapability.ts';
 
-export type { StringMap, VolumeCapability };
+import type { VolumeContentSource } from './generated/csi/v1/VolumeContentSource.ts';
+
+export type { StringMap, VolumeCapability, VolumeContentSource };
 
 export type PluginService = _csi_v1_PluginCapability_Service_Type__Output;
 export type ControllerCapability = _csi_v1_ControllerServiceCapability_RPC_Type__Output;

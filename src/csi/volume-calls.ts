@@ -3,6 +3,7 @@
  * exactly what the first one said. What comes back is checked here before anything believes it.
  */
 import { RuntimeError } from '../errors.ts';
+import type { VolumeContentSource__Output } from './generated/csi/v1/VolumeContentSource.ts';
 import { lawful, type Plugin } from './plugin.ts';
 import {
   CsiError,
@@ -12,9 +13,10 @@ import {
   type Response,
   type StringMap,
   type VolumeCapability,
+  type VolumeContentSource,
   volumeCapability,
 } from './protocol.ts';
-import type { Publication, VolumeRecord } from './volume.ts';
+import type { Publication, RecordedSource, VolumeRecord } from './volume.ts';
 import type { VolumePaths } from './volume-mounts.ts';
 import { bothSides, isReachable } from './volume-placement.ts';
 
@@ -29,6 +31,7 @@ export function createRequest(record: VolumeRecord, secrets: StringMap): Request
     volumeCapabilities: [capabilityOf(record)],
     parameters: { ...record.parameters },
     secrets,
+    ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
     ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
   };
 }
@@ -49,6 +52,7 @@ export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVo
       const sides = bothSides(accessibleTopology, record.topology ?? {});
       throw new RuntimeError('INTERNAL', `accessible_topology is ${sides}`);
     }
+    checkFilled(record, volume.contentSource);
     return {
       volumeId: checkText('volume_id', volume.volumeId),
       volumeContext: checkMap('volume_context', volume.volumeContext),
@@ -58,6 +62,20 @@ export function readCreated(record: VolumeRecord, { volume }: Response<'CreateVo
     };
   };
   return lawful('CreateVolume', record.driver, check, 'FAILED_PRECONDITION');
+}
+
+/** A source in the words of the wire. */
+function contentSource({ kind, id }: RecordedSource): VolumeContentSource {
+  return kind === 'snapshot' ? { snapshot: { snapshotId: id } } : { volume: { volumeId: id } };
+}
+
+/** A plugin that overlooked the source has made an empty volume (CSI CreateVolume). */
+function checkFilled({ source }: VolumeRecord, said: VolumeContentSource__Output | null): void {
+  if (source === undefined) return;
+  const id = source.kind === 'snapshot' ? said?.snapshot?.snapshotId : said?.volume?.volumeId;
+  if (id === source.id) return;
+  const text = `content_source does not name ${source.kind} ${source.name}: the volume holds other data`;
+  throw new RuntimeError('INTERNAL', text);
 }
 
 export function deleteRequest(record: VolumeRecord, secrets: StringMap): Request<'DeleteVolume'> {

@@ -17,6 +17,7 @@ import type { Store } from '../store.ts';
 import { ACCESS_MODES } from './access-modes.ts';
 import { PluginCaller, type SecretSource, type VolumeDeadlines } from './plugin-caller.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
+import type { SnapshotCatalog } from './snapshot-catalog.ts';
 import type { Claim, VolumeRecord } from './volume.ts';
 import { type PlannedAttempt, VolumeBacklog } from './volume-backlog.ts';
 import { checkIdle, checkUnused, claimed, ended, type PublishOptions } from './volume-claims.ts';
@@ -24,12 +25,15 @@ import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
 import { type PublishedPlace, VolumeMounts } from './volume-mounts.ts';
 import { VolumeProvisioning } from './volume-provisioning.ts';
-import { checkContainerId, isSameRequest, type VolumeRequest, validateVolumeRequest } from './volume-request.ts';
+import { checkContainerId, isSameRequest, type VolumeWish, validateVolumeRequest } from './volume-request.ts';
+import { VolumeSources } from './volume-source.ts';
 import { activeClaims, neededKeys, publicationKey } from './volume-states.ts';
 
 export interface VolumeManagerOptions {
   readonly registry: PluginRegistry;
   readonly store: Store<VolumeRecord>;
+  /** What volumes may be restored from. */
+  readonly snapshots: SnapshotCatalog;
   /** Volumes are mounted in ROOT/csi/mounts. */
   readonly rootDir: string;
   /** This boot's id (src/process-identity.ts). */
@@ -66,6 +70,7 @@ export class VolumeManager {
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
   readonly #provisioning: VolumeProvisioning;
+  readonly #sources: VolumeSources;
   readonly #lanes = new Serial();
   readonly #backlog: VolumeBacklog;
 
@@ -79,7 +84,8 @@ export class VolumeManager {
     this.#caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
     const shared = { caller: this.#caller, journal: this.#journal, log: this.#log, records: () => this.list() };
     this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
-    this.#provisioning = new VolumeProvisioning(shared);
+    this.#sources = new VolumeSources(options.store, options.snapshots);
+    this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
     this.#backlog = new VolumeBacklog({
       log: this.#log,
       settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
@@ -93,17 +99,18 @@ export class VolumeManager {
    * leaves nothing; one without an outcome leaves a record in state "creating" that can be repeated or removed.
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
    */
-  async create(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
-    validateVolumeRequest(request);
-    const { name } = request;
+  async create(wish: VolumeWish, signal: AbortSignal): Promise<VolumeRecord> {
+    validateVolumeRequest(wish);
+    const { name } = wish;
     return this.#lanes.run(
       name,
       async () => {
         const existing = this.#store.read(name);
         if (existing === undefined) {
+          const request = this.#sources.fill(wish);
           return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
         }
-        if (!isSameRequest(existing, request)) {
+        if (!isSameRequest(existing, wish)) {
           throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);
         }
         if (existing.state === 'deleting') checkIdle(existing);
@@ -159,6 +166,7 @@ export class VolumeManager {
       async () => {
         const record = this.get(name);
         checkUnused(record);
+        this.#sources.refuseRemoval(name);
         await this.#attempt(name, () => this.#unmake(record, signal));
       },
       signal,

@@ -15,6 +15,7 @@ import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
 import { createRequest, deleteRequest, readCreated } from './volume-calls.ts';
 import type { VolumeJournal } from './volume-journal.ts';
 import type { UseRequest, VolumeRequest } from './volume-request.ts';
+import type { VolumeSources } from './volume-source.ts';
 
 export interface VolumeProvisioningOptions {
   readonly caller: PluginCaller;
@@ -22,6 +23,7 @@ export interface VolumeProvisioningOptions {
   readonly log: Logger;
   /** All records: an id is one volume's. */
   readonly records: () => Iterable<VolumeRecord>;
+  readonly sources: VolumeSources;
 }
 
 export class VolumeProvisioning {
@@ -29,12 +31,14 @@ export class VolumeProvisioning {
   readonly #journal: VolumeJournal;
   readonly #log: Logger;
   readonly #records: () => Iterable<VolumeRecord>;
+  readonly #sources: VolumeSources;
 
   constructor(options: VolumeProvisioningOptions) {
     this.#caller = options.caller;
     this.#journal = options.journal;
     this.#log = options.log;
     this.#records = options.records;
+    this.#sources = options.sources;
   }
 
   /** Records the intent, with everything that a repeated CreateVolume must say again. */
@@ -43,7 +47,10 @@ export class VolumeProvisioning {
     const { name, driver, access, fsType, parameters } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
     const capacityBytes = String(request.capacityBytes);
+    // Nothing may come between this look at the source and the record that holds it.
+    const source = this.#sources.recorded(request, capabilities);
     return this.#journal.begin({
+      ...(source === undefined ? {} : { source }),
       ...{ name, driver, access, fsType, parameters, provisioned, topology, capacityBytes },
       requestedBytes: capacityBytes,
       csiName: `${name.slice(0, 48)}-${randomBytes(6).toString('hex')}`,

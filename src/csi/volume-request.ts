@@ -23,6 +23,12 @@ export interface UseRequest {
   readonly reclaim?: ReclaimPolicy | undefined;
 }
 
+/** What a new volume is filled from, by Berth's name. */
+export interface VolumeSource {
+  readonly kind: 'snapshot' | 'volume';
+  readonly name: string;
+}
+
 /** What a user asks for. */
 export interface VolumeRequest extends UseRequest {
   /** Berth's name for the volume: unique on this machine. */
@@ -36,6 +42,7 @@ export interface VolumeRequest extends UseRequest {
   readonly fsType?: string | undefined;
   /** Handed to the plugin as they are. */
   readonly parameters: StringMap;
+  readonly source?: VolumeSource | undefined;
 }
 
 /** A volume that the storage system has already. */
@@ -52,6 +59,10 @@ export interface RegisterRequest extends UseRequest {
   readonly volumeContext: StringMap;
 }
 
+/** The same, where the source says what the user does not: who makes it, how large and of what kind it is. */
+export type VolumeWish = Omit<VolumeRequest, 'driver' | 'capacityBytes' | 'access'> &
+  Partial<Pick<VolumeRequest, 'driver' | 'capacityBytes' | 'access'>>;
+
 /** The part of a record that says what was asked for. */
 export interface RequestedVolume {
   readonly accessMode: VolumeMode;
@@ -65,6 +76,7 @@ export interface RequestedVolume {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  readonly source?: VolumeSource | undefined;
 }
 
 /** Berth's own names of volumes. */
@@ -78,9 +90,12 @@ const MAX_FLAG_BYTES = 4096;
 const NO_ID = 2 ** 32 - 1;
 
 /** @throws {RuntimeError} INVALID_ARGUMENT naming the field and the reason */
-export function validateVolumeRequest(request: VolumeRequest): void {
+export function validateVolumeRequest(wish: VolumeWish): void {
+  const { source } = wish;
+  if (source !== undefined) checkName(`source ${source.kind}`, source.name);
+  const request = source === undefined ? complete(wish) : wish;
   checkShape(request);
-  checkCapacity(request.capacityBytes, 1);
+  if (request.capacityBytes !== undefined) checkCapacity(request.capacityBytes, 1);
   checkMap('parameters', request.parameters);
   if (Object.keys(request.parameters).includes('')) throw invalid('parameters', 'a key is empty');
 }
@@ -94,11 +109,10 @@ export function validateRegisterRequest(request: RegisterRequest): void {
   checkMap('volumeContext', request.volumeContext);
 }
 
-function checkShape(request: UseRequest & Pick<VolumeRequest, 'name' | 'driver' | 'access' | 'fsType'>): void {
-  if (!VOLUME_NAME.test(request.name))
-    throw invalid('name', `${quoted(request.name)} must match ${VOLUME_NAME.source}`);
-  checkPluginName('driver', request.driver);
-  const { access, fsType, group } = request;
+function checkShape(request: UseRequest & Pick<VolumeWish, 'name' | 'driver' | 'access' | 'fsType'>): void {
+  checkName('name', request.name);
+  if (request.driver !== undefined) checkPluginName('driver', request.driver);
+  const { access = 'mount', fsType, group } = request;
   if (access !== 'mount' && access !== 'block') throw invalid('access', `${quoted(access)} must be mount or block`);
   if (fsType !== undefined && access === 'block') throw invalid('fsType', 'a block volume has no file system');
   if (fsType !== undefined && !FS_TYPE.test(fsType)) {
@@ -110,7 +124,7 @@ function checkShape(request: UseRequest & Pick<VolumeRequest, 'name' | 'driver' 
 }
 
 /** The flags themselves may be secret: errors say which one, not what it says. */
-function checkMountFlags({ access, mountFlags = [] }: Pick<VolumeRequest, 'access' | 'mountFlags'>): void {
+function checkMountFlags({ access, mountFlags = [] }: Pick<VolumeWish, 'access' | 'mountFlags'>): void {
   if (mountFlags.length > 0 && access === 'block') throw invalid('mountFlags', 'a block volume is not mounted');
   const bad = mountFlags.findIndex((flag) => flag === '' || !flag.isWellFormed() || /\p{Cc}/u.test(flag));
   if (bad >= 0) throw invalid('mountFlags', `flag ${bad + 1} is empty or has control characters`);
@@ -122,6 +136,18 @@ function checkMountFlags({ access, mountFlags = [] }: Pick<VolumeRequest, 'acces
 export function checkGroup(group: number | undefined): void {
   if (group === undefined || (Number.isInteger(group) && group >= 0 && group < NO_ID)) return;
   throw invalid('group', `${group} is outside 0 to ${NO_ID - 1}`);
+}
+
+/** A wish that leaves nothing to a source. @throws {RuntimeError} INVALID_ARGUMENT naming what is missing */
+export function complete(wish: VolumeWish): VolumeRequest {
+  const { driver, capacityBytes, access = 'mount' } = wish;
+  if (driver === undefined) throw invalid('driver', 'is missing');
+  if (capacityBytes === undefined) throw invalid('capacityBytes', 'is missing: say a size');
+  return { ...wish, driver, capacityBytes, access };
+}
+
+function checkName(field: string, name: string): void {
+  if (!VOLUME_NAME.test(name)) throw invalid(field, `${quoted(name)} must match ${VOLUME_NAME.source}`);
 }
 
 /** @throws {RuntimeError} INVALID_ARGUMENT */
@@ -142,15 +168,19 @@ function quoted(text: string): string {
   return JSON.stringify(String(text).slice(0, 80));
 }
 
-/** True when the volume was asked for with the very same words. */
-export function isSameRequest(made: RequestedVolume, request: VolumeRequest): boolean {
+/** True when the volume was asked for with the very same words; what was left to a source is not compared. */
+export function isSameRequest(made: RequestedVolume, wish: VolumeWish): boolean {
+  const { driver, requestedBytes, access, fsType } = made;
+  const left: Partial<RequestedVolume> = wish.source === undefined ? { access: 'mount' } : made;
   return (
-    made.driver === request.driver &&
-    made.requestedBytes === String(request.capacityBytes) &&
-    made.access === request.access &&
-    made.fsType === request.fsType &&
-    isSameUse(made, request) &&
-    isSameMap(made.parameters, request.parameters)
+    driver === (wish.driver ?? left.driver) &&
+    requestedBytes === String(wish.capacityBytes ?? left.requestedBytes) &&
+    access === (wish.access ?? left.access) &&
+    fsType === (wish.fsType ?? left.fsType) &&
+    made.source?.kind === wish.source?.kind &&
+    made.source?.name === wish.source?.name &&
+    isSameUse(made, wish) &&
+    isSameMap(made.parameters, wish.parameters)
   );
 }
 

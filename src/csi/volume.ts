@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { VOLUME_MODES, type VolumeMode } from './access-modes.ts';
 import { LIMITS } from './protocol.ts';
-import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';
+import { CONTAINER_ID, VOLUME_NAME, type VolumeAccess, type VolumeSource } from './volume-request.ts';
 import { RUNGS, type RungName, TOP, type VolumeState } from './volume-states.ts';
 
 /** A container's use of a volume: recorded before anything is done for it, gone when all of it is undone. */
@@ -60,6 +60,11 @@ export interface SkippedStep {
   readonly skippedAt: string;
 }
 
+/** What a volume was filled from, with the plugin's id of it as it was then: a repeated CreateVolume says the same. */
+export interface RecordedSource extends VolumeSource {
+  readonly id: string;
+}
+
 /** The durable facts about a volume. */
 export interface VolumeRecord {
   readonly name: string;
@@ -69,6 +74,7 @@ export interface VolumeRecord {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  readonly source?: RecordedSource | undefined;
   /** The name CreateVolume is called with, made once: repeating the call can never make a second volume. */
   readonly csiName: string;
   readonly accessMode: VolumeMode;
@@ -122,6 +128,9 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   access: z.enum(['mount', 'block']),
   fsType: z.string().optional(),
   parameters: stringMap,
+  source: z
+    .object({ kind: z.enum(['snapshot', 'volume']), name: z.string().regex(VOLUME_NAME), id: z.string().min(1) })
+    .optional(),
   csiName: z.string().min(1).max(LIMITS.string),
   accessMode: z.enum(VOLUME_MODES),
   mountFlags: z.array(z.string()),

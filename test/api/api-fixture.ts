@@ -16,7 +16,7 @@ import { Daemon } from '../../src/cli/daemon.ts';
 import type { PluginSummary } from '../../src/csi/plugin-registry.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
 import { newVolume } from '../../src/csi/volume-provisioning.ts';
-import type { VolumeRequest } from '../../src/csi/volume-request.ts';
+import { complete, type VolumeWish } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import type { ImageRecord } from '../../src/image/image-record.ts';
 import { Containerizer } from '../../src/runtime/containerizer.ts';
@@ -50,8 +50,9 @@ export class FakeBackends {
     return image;
   }
 
-  async createVolume(request: VolumeRequest): Promise<VolumeRecord> {
-    this.calls.push(`create ${request.name}`);
+  async createVolume(wish: VolumeWish): Promise<VolumeRecord> {
+    this.calls.push(`create ${wish.name}`);
+    const { source: _source, ...request } = complete(wish);
     const capacityBytes = String(request.capacityBytes);
     const volume: VolumeRecord = {
       ...request,

@@ -4,7 +4,11 @@ import { existsSync, globSync, readdirSync, readFileSync, renameSync, rmSync } f
 import { mkdir } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
 import { pino } from 'pino';
+import { decodeGroupSnapshotRecord } from '../../src/csi/group-snapshot.ts';
 import { PluginRegistry } from '../../src/csi/plugin-registry.ts';
+import { decodeSnapshotRecord } from '../../src/csi/snapshot.ts';
+import { SnapshotCatalog } from '../../src/csi/snapshot-catalog.ts';
+import { SnapshotManager } from '../../src/csi/snapshot-manager.ts';
 import { decodeVolumeRecord, type VolumeRecord } from '../../src/csi/volume.ts';
 import { VolumeManager, type VolumeManagerOptions } from '../../src/csi/volume-manager.ts';
 import type { VolumeRequest } from '../../src/csi/volume-request.ts';
@@ -28,6 +32,7 @@ export class VolumeHost {
   #registry: PluginRegistry | undefined;
   #database: Database | undefined;
   #manager: VolumeManager | undefined;
+  #snapshots: SnapshotManager | undefined;
   #store: Store<VolumeRecord> | undefined;
 
   constructor(dir: string, plugin: FakeCsi) {
@@ -38,6 +43,11 @@ export class VolumeHost {
   get volumes(): VolumeManager {
     if (this.#manager === undefined) throw new Error('the daemon is not running');
     return this.#manager;
+  }
+
+  get snapshots(): SnapshotManager {
+    if (this.#snapshots === undefined) throw new Error('the daemon is not running');
+    return this.#snapshots;
   }
 
   get store(): Store<VolumeRecord> {
@@ -53,22 +63,36 @@ export class VolumeHost {
     this.#registry = new PluginRegistry({ pluginDir: `${this.dir}/csi`, log, rescanMs: 200 });
     await this.#registry.start(soon());
     this.#store = this.#database.store('volume', decodeVolumeRecord);
+    const snapshots = this.#database.store('snapshot', decodeSnapshotRecord);
+    const groups = this.#database.store('group-snapshot', decodeGroupSnapshotRecord);
     this.#manager = new VolumeManager({
       registry: this.#registry,
       store: this.#store,
+      snapshots: new SnapshotCatalog(snapshots, groups),
       rootDir: `${this.dir}/root`,
       bootId: 'boot-1',
       log,
       deadlines: { pluginMs: 5000, retryForMs: 5000, settleMs: 500 },
       ...options,
     });
+    this.#snapshots = new SnapshotManager({
+      registry: this.#registry,
+      snapshots,
+      groups,
+      volumeRecords: this.#store,
+      volumes: this.#manager,
+      pauses: { firstMs: 10, longestMs: 50 },
+      log,
+    });
     return this.#manager;
   }
 
   async stop(): Promise<void> {
+    await this.#snapshots?.close();
     await this.#manager?.close();
     await this.#registry?.close();
     this.#database?.close();
+    this.#snapshots = undefined;
     this.#manager = undefined;
     this.#registry = undefined;
     this.#database = undefined;

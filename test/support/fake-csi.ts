@@ -6,14 +6,17 @@
  *   const plugin = await startFakeCsi(t, { socketPath, backingDir, node: ['STAGE_UNSTAGE_VOLUME'] });
  *   plugin.next('NodeStageVolume', failWith('ABORTED'), failWith('UNAVAILABLE', { afterEffect: true }));
  */
-import { mkdir, rmdir, stat, truncate, unlink, writeFile } from 'node:fs/promises';
+import { cp, mkdir, rmdir, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { loadCsi } from '../../src/csi/protocol.ts';
 import type { Code } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
-import { STATUS_NUMBERS } from '../../src/status.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
+import { FakeSnapshots } from './fake-csi-snapshots.ts';
+import { FakeStatus } from './fake-status.ts';
+
+export { FakeStatus };
 
 /** A request as it arrived; tests look at single fields. */
 // biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
@@ -37,6 +40,8 @@ export interface FakeCsiOptions {
   /** Capabilities of the Controller service; none of them: no Controller service. */
   readonly controller?: readonly string[];
   readonly node?: readonly string[];
+  /** Capabilities of the GroupController service; none of them: no such service. */
+  readonly groupController?: readonly string[];
   /** Segments of this node; given: VOLUME_ACCESSIBILITY_CONSTRAINTS is offered. */
   readonly topology?: Readonly<Record<string, string>>;
   readonly publishContext?: Readonly<Record<string, string>>;
@@ -51,18 +56,6 @@ interface FakeVolume {
   readonly block: boolean;
   readonly context: Readonly<Record<string, string>>;
   loop?: string;
-}
-
-/** A refusal with a gRPC status. */
-export class FakeStatus extends Error {
-  readonly code: number;
-  readonly details: string;
-
-  constructor(code: Code, details: string) {
-    super(details);
-    this.code = STATUS_NUMBERS[code];
-    this.details = details;
-  }
 }
 
 /** Fails with `code`, before the effect or after it. */
@@ -112,6 +105,7 @@ export class FakeCsi {
   readonly published = new Map<string, string>();
   /** Rules of CSI that the caller broke. */
   readonly violations: string[] = [];
+  readonly snapshots: FakeSnapshots = new FakeSnapshots(this);
   /** What Probe says. */
   ready: boolean | null = null;
   /** Runs before each call is served. */
@@ -134,6 +128,9 @@ export class FakeCsi {
     server.addService(csi.service('Node'), this.#handlers(this.#nodeRpcs()));
     if (this.options.controller !== undefined) {
       server.addService(csi.service('Controller'), this.#handlers(this.#controllerRpcs()));
+    }
+    if (this.options.groupController !== undefined) {
+      server.addService(csi.service('GroupController'), this.#handlers(this.snapshots.groupRpcs()));
     }
     await new Promise<void>((resolve, reject) => {
       const address = `unix:${this.options.socketPath}`;
@@ -193,7 +190,7 @@ export class FakeCsi {
 
   /** A volume that is there without having been made through CSI: its id is `id`. */
   async provide(id: string, block: boolean, context: Readonly<Record<string, string>> = {}): Promise<void> {
-    const path = this.#backing({ id });
+    const path = this.backing({ id });
     if (block) {
       await writeFile(path, '');
       await truncate(path, 16 * 2 ** 20);
@@ -250,6 +247,7 @@ export class FakeCsi {
       }),
       CreateVolume: (request) => this.#create(request),
       DeleteVolume: (request) => this.#delete(request),
+      ...this.snapshots.controllerRpcs(),
       ControllerPublishVolume: async (request) => {
         const volume = this.#volume(request);
         this.#sameContext('ControllerPublishVolume', volume, request);
@@ -276,7 +274,8 @@ export class FakeCsi {
     }
     const volume = existing ?? (await this.#make(request));
     const capacityBytes = request['capacityRange']?.requiredBytes ?? '0';
-    const answer = { volumeId: volume.id, capacityBytes, volumeContext: volume.context };
+    const contentSource = request['volumeContentSource'];
+    const answer = { volumeId: volume.id, capacityBytes, volumeContext: volume.context, contentSource };
     const accessibleTopology = this.options.topology === undefined ? [] : [{ segments: this.options.topology }];
     return { volume: { ...answer, accessibleTopology } };
   }
@@ -285,14 +284,27 @@ export class FakeCsi {
     const id = this.options.volumeId?.(request['name']) ?? `id-of-${request['name']}`;
     const block = request['volumeCapabilities'][0].accessType === 'block';
     const volume = { id, request, block, context: this.options.volumeContext ?? { made: 'here' } };
-    const path = this.#backing(volume);
-    if (!block) await mkdir(path, { recursive: true });
+    const path = this.backing(volume);
+    const source = this.#sourceOf(request);
+    if (source !== undefined) await cp(source, path, { recursive: true });
+    else if (!block) await mkdir(path, { recursive: true });
     else {
       await writeFile(path, '');
       await truncate(path, Math.min(Number(request['capacityRange'].requiredBytes), 2 ** 30));
     }
     this.volumes.set(id, volume);
     return volume;
+  }
+
+  /** Where the data lie that a new volume begins with. */
+  #sourceOf({ volumeContentSource }: Message): string | undefined {
+    const snapshotId = volumeContentSource?.snapshot?.snapshotId;
+    const volumeId = volumeContentSource?.volume?.volumeId;
+    if (snapshotId !== undefined) {
+      if (!this.snapshots.snapshots.has(snapshotId)) throw new FakeStatus('NOT_FOUND', `no snapshot ${snapshotId}`);
+      return this.snapshots.backing(snapshotId);
+    }
+    return volumeId === undefined ? undefined : this.backing(this.#volume({ volumeId }));
   }
 
   async #delete(request: Message): Promise<Message> {
@@ -326,7 +338,7 @@ export class FakeCsi {
     this.#attachedFirst('NodeStageVolume', volume, request);
     if (!(await isDirectory(path))) this.#violation('NodeStageVolume: the staging directory is missing');
     if (volume.block) await this.#attachLoop(volume);
-    else if (mountAt(path) === undefined) await this.#bind(this.#backing(volume), path);
+    else if (mountAt(path) === undefined) await this.#bind(this.backing(volume), path);
     this.staged.set(volume.id, path);
     return {};
   }
@@ -360,7 +372,7 @@ export class FakeCsi {
       await this.#bind(String(volume.loop), target);
     } else {
       await mkdir(target);
-      await this.#bind(this.#backing(volume), target);
+      await this.#bind(this.backing(volume), target);
       if (request['readonly'] === true) await run('mount', '-o', 'remount,bind,ro', target);
     }
     this.published.set(target, volume.id);
@@ -396,12 +408,13 @@ export class FakeCsi {
     }
   }
 
-  #backing({ id }: { id: string }): string {
+  /** Where a volume lies. */
+  backing({ id }: { readonly id: string }): string {
     return `${this.options.backingDir}/${Buffer.from(id).toString('hex').slice(0, 200)}`;
   }
 
   async #attachLoop(volume: FakeVolume): Promise<void> {
-    volume.loop ??= await run('losetup', '-f', '--show', this.#backing(volume));
+    volume.loop ??= await run('losetup', '-f', '--show', this.backing(volume));
   }
 
   async #detachLoop(id: string): Promise<void> {
@@ -424,6 +437,7 @@ export class FakeCsi {
 function identityRpcs(plugin: FakeCsi): Record<string, (request: Message) => Promise<Message>> {
   const services = [
     ...(plugin.options.controller === undefined ? [] : ['CONTROLLER_SERVICE']),
+    ...(plugin.options.groupController === undefined ? [] : ['GROUP_CONTROLLER_SERVICE']),
     ...(plugin.options.topology === undefined ? [] : ['VOLUME_ACCESSIBILITY_CONSTRAINTS']),
   ];
   return {

@@ -1,0 +1,99 @@
+/**
+ * The parts of a daemon that volumes need, put together: plugins, their registration, volumes, snapshots and the embedded
+ * driver. A piece of the composition root (daemon.ts).
+ */
+import { hostname } from 'node:os';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { decodeGroupSnapshotRecord } from './csi/group-snapshot.ts';
+import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
+import { propagationCheck } from './csi/plugin-checks.ts';
+import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
+import { decodeEnrolledPlugin, PluginEnrolment } from './csi/plugin-enrolment.ts';
+import { PluginRegistry } from './csi/plugin-registry.ts';
+import { RegistrarDirectory } from './csi/registrar-directory.ts';
+import { decodeSnapshotRecord } from './csi/snapshot.ts';
+import { SnapshotCatalog } from './csi/snapshot-catalog.ts';
+import { SnapshotManager } from './csi/snapshot-manager.ts';
+import { decodeVolumeRecord } from './csi/volume.ts';
+import { VolumeManager } from './csi/volume-manager.ts';
+import { readBootId } from './process-identity.ts';
+import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
+import type { Database } from './store.ts';
+
+/** Longest time one part may take to end. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** Volumes and all they need. */
+export interface VolumeParts {
+  readonly registry: PluginRegistry;
+  readonly enrolment: PluginEnrolment;
+  readonly manager: VolumeManager;
+  readonly snapshots: SnapshotManager;
+  start(signal: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Makes the parts; nothing runs before `start`. */
+export function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
+  const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
+  const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
+  const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
+  const store = database.store('volume', decodeVolumeRecord);
+  const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
+  const groupRecords = database.store('group-snapshot', decodeGroupSnapshotRecord);
+  const manager = new VolumeManager({
+    registry,
+    store,
+    snapshots: new SnapshotCatalog(snapshotRecords, groupRecords),
+    rootDir: config.root,
+    bootId: readBootId(),
+    log,
+  });
+  const snapshots = new SnapshotManager({
+    registry,
+    snapshots: snapshotRecords,
+    groups: groupRecords,
+    volumeRecords: store,
+    volumes: manager,
+    log,
+  });
+  const registrars = new RegistrarDirectory({ dir: config.csiRegistrationDir, registry, log });
+  const inUse = (plugin: string): string[] =>
+    manager
+      .list()
+      .filter(({ driver, claims, state }) => driver === plugin && (claims.length > 0 || state !== 'created'))
+      .map(({ name }) => name);
+  const enrolment = new PluginEnrolment({ registry, store: database.store('csi-plugin', decodeEnrolledPlugin), inUse });
+  return {
+    registry,
+    enrolment,
+    manager,
+    snapshots,
+    async start(signal) {
+      const { state, detail } = propagationCheck(config.root);
+      if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');
+      driver?.start();
+      enrolment.recover();
+      await dropIns.start();
+      await registrars.start(signal);
+      await registry.start(signal);
+    },
+    async close() {
+      await snapshots.close();
+      await manager.close();
+      await registrars.close();
+      await dropIns.close();
+      await registry.close();
+      await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
+    },
+  };
+}
+
+/** The embedded driver: a plugin like any other, except that its process is ours. */
+function localDriver(config: Config, log: Logger): ProcessSupervisor {
+  const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
+  const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
+  const command = localDriverProcess({ dataDir, socketPath, nodeId: hostname() || 'localhost' });
+  return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
+}
