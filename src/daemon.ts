@@ -11,6 +11,7 @@ import { IpamService } from './api/ipam-service.ts';
 import { NetworksService } from './api/networks-service.ts';
 import { PluginsService } from './api/plugins-service.ts';
 import { ApiServer } from './api/server.ts';
+import { GroupSnapshotsService, SnapshotsService } from './api/snapshots-service.ts';
 import { type Fact, SystemService } from './api/system-service.ts';
 import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
@@ -156,6 +157,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
       }),
       Volumes: new VolumesService(volume.manager),
+      Snapshots: new SnapshotsService(volume.snapshots),
+      GroupSnapshots: new GroupSnapshotsService(volume.snapshots),
       Plugins: new PluginsService(volume),
       Ipam: new IpamService({
         ipam: ipam.ipam,

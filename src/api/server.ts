@@ -9,10 +9,12 @@ import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import { listenAt } from '../unix-socket.ts';
 import type { ContainersDefinition } from './generated/berth/v1/Containers.ts';
+import type { GroupSnapshotsDefinition } from './generated/berth/v1/GroupSnapshots.ts';
 import type { ImagesDefinition } from './generated/berth/v1/Images.ts';
 import type { IpamDefinition } from './generated/berth/v1/Ipam.ts';
 import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from './generated/berth/v1/Plugins.ts';
+import type { SnapshotsDefinition } from './generated/berth/v1/Snapshots.ts';
 import type { SystemDefinition } from './generated/berth/v1/System.ts';
 import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { cutHalfSentCalls } from './half-sent-calls.ts';
@@ -41,6 +43,8 @@ export interface ApiServices {
   readonly Containers: ServiceMethods<ContainersDefinition>;
   readonly Networks: ServiceMethods<NetworksDefinition>;
   readonly Volumes: ServiceMethods<VolumesDefinition>;
+  readonly Snapshots: ServiceMethods<SnapshotsDefinition>;
+  readonly GroupSnapshots: ServiceMethods<GroupSnapshotsDefinition>;
   readonly Plugins: ServiceMethods<PluginsDefinition>;
   readonly Ipam: ServiceMethods<IpamDefinition>;
 }

@@ -1,7 +1,7 @@
 /** The Volumes service: calls of the API as calls of the volume manager. */
 import type { VolumeRecord } from '../csi/volume.ts';
 import type { VolumeManager } from '../csi/volume-manager.ts';
-import type { VolumeAccess, VolumeRequest } from '../csi/volume-request.ts';
+import type { VolumeAccess, VolumeSource, VolumeWish } from '../csi/volume-request.ts';
 import { invalid } from '../errors.ts';
 import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVolumeRequest.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
@@ -43,25 +43,34 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   }
 }
 
-const ACCESS: Readonly<Record<string, VolumeAccess>> = {
-  VOLUME_ACCESS_UNSPECIFIED: 'mount',
+const ACCESS: Readonly<Record<string, VolumeAccess | undefined>> = {
   VOLUME_ACCESS_MOUNT: 'mount',
   VOLUME_ACCESS_BLOCK: 'block',
 };
 
 /** Shape only: what a field may hold is checked by the volume manager (src/csi/volume-request.ts). */
-function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeRequest {
+function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
   // An enum value that this version does not know arrives as a number.
   const access = ACCESS[String(request.access)];
-  if (access === undefined) throw invalid('access', `${String(request.access)} is unknown`);
+  const source = sourceOf(request);
+  if (access === undefined && request.access !== 'VOLUME_ACCESS_UNSPECIFIED')
+    throw invalid('access', `${String(request.access)} is unknown`);
   return {
     name: checkRef('name', request.name),
-    driver: checkRef('driver', request.driver === '' ? DEFAULT_DRIVER : request.driver),
-    capacityBytes: BigInt(request.capacityBytes),
-    access,
+    ...(source !== undefined && request.driver === ''
+      ? {}
+      : { driver: checkRef('driver', request.driver === '' ? DEFAULT_DRIVER : request.driver) }),
+    ...(source !== undefined && request.capacityBytes === '0' ? {} : { capacityBytes: BigInt(request.capacityBytes) }),
+    ...(access === undefined ? {} : { access }),
+    ...(source === undefined ? {} : { source }),
     fsType: request.fsType,
     parameters: Object.fromEntries(request.parameters.map(({ key, value }) => [key, value])),
   };
+}
+
+function sourceOf({ fromSnapshot, fromVolume }: CreateVolumeRequest__Output): VolumeSource | undefined {
+  if (fromSnapshot !== undefined) return { kind: 'snapshot', name: checkRef('from_snapshot', fromSnapshot) };
+  return fromVolume === undefined ? undefined : { kind: 'volume', name: checkRef('from_volume', fromVolume) };
 }
 
 function volumeMessage(volume: VolumeRecord): Volume {
@@ -77,5 +86,10 @@ function volumeMessage(volume: VolumeRecord): Volume {
     createdAt,
     containerIds: volume.claims.map(({ containerId }) => containerId),
     error: volume.failure?.message ?? '',
+    ...(volume.source === undefined ? {} : sourceMessage(volume.source)),
   };
+}
+
+function sourceMessage({ kind, name }: VolumeSource): Pick<Volume, 'fromSnapshot' | 'fromVolume'> {
+  return kind === 'snapshot' ? { fromSnapshot: name } : { fromVolume: name };
 }

@@ -5,10 +5,12 @@
 import type { Client, ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
 import type { ContainersDefinition } from '../api/generated/berth/v1/Containers.ts';
+import type { GroupSnapshotsDefinition } from '../api/generated/berth/v1/GroupSnapshots.ts';
 import type { ImagesDefinition } from '../api/generated/berth/v1/Images.ts';
 import type { IpamDefinition } from '../api/generated/berth/v1/Ipam.ts';
 import type { NetworksDefinition } from '../api/generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from '../api/generated/berth/v1/Plugins.ts';
+import type { SnapshotsDefinition } from '../api/generated/berth/v1/Snapshots.ts';
 import type { SystemDefinition } from '../api/generated/berth/v1/System.ts';
 import type { VolumesDefinition } from '../api/generated/berth/v1/Volumes.ts';
 import type { codecOf } from './codec.ts';
@@ -21,6 +23,8 @@ interface Services {
   readonly Containers: ContainersDefinition;
   readonly Networks: NetworksDefinition;
   readonly Volumes: VolumesDefinition;
+  readonly Snapshots: SnapshotsDefinition;
+  readonly GroupSnapshots: GroupSnapshotsDefinition;
   readonly Plugins: PluginsDefinition;
   readonly Ipam: IpamDefinition;
 }
