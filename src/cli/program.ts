@@ -15,6 +15,7 @@ const VERBS: readonly { readonly names: readonly string[]; readonly load: () => 
   { names: ['logs'], load: async () => (await import('./logs.ts')).addLogsVerb },
   { names: ['image'], load: async () => (await import('./images.ts')).addImageVerbs },
   { names: ['volume'], load: async () => (await import('./volumes.ts')).addVolumeVerbs },
+  { names: ['snapshot'], load: async () => (await import('./snapshots.ts')).addSnapshotVerbs },
   { names: ['network'], load: async () => (await import('./networks.ts')).addNetworkVerbs },
   { names: ['ipam'], load: async () => (await import('./ipam.ts')).addIpamVerbs },
   { names: ['csi'], load: async () => (await import('./plugins.ts')).addPluginVerbs },

@@ -3,14 +3,18 @@ import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
 import type { Volume__Output } from '../api/generated/berth/v1/Volume.ts';
 import { usage } from './failure.ts';
+import { parseParameter } from './parameter-flag.ts';
 import { type Format, formatOption, jsonOption, listOption, type Session } from './session.ts';
 import { formatSize, parseSize } from './size.ts';
+import { addVolumeSnapshot } from './snapshots.ts';
 import type { Column } from './table.ts';
 
 /** What commander makes of the flags of `volume create`. */
 export interface VolumeFlags {
-  readonly size: string;
-  readonly access: string;
+  readonly size?: string;
+  readonly access?: string;
+  readonly fromSnapshot?: string;
+  readonly fromVolume?: string;
   readonly driver?: string;
   readonly fsType?: string;
   readonly parameter?: readonly string[];
@@ -20,7 +24,7 @@ export interface VolumeFlags {
 export function addVolumeVerbs(program: Command, session: Session): void {
   const group = program
     .command('volume')
-    .summary('volumes: create, ls, inspect, rm')
+    .summary('volumes: create, ls, inspect, rm, snapshot')
     .description('Volumes of CSI plugins. A container gets one by -v NAME:/path or --device NAME:/dev/name.');
   addCreate(group, session);
   group
@@ -56,6 +60,7 @@ export function addVolumeVerbs(program: Command, session: Session): void {
         return `${name}\n`;
       });
     });
+  addVolumeSnapshot(group, session);
 }
 
 function addCreate(group: Command, session: Session): void {
@@ -64,18 +69,26 @@ function addCreate(group: Command, session: Session): void {
     .summary('create a volume')
     .description('Creates a volume and prints its name. The same request may be repeated.')
     .argument('<name>', 'name of the volume')
-    .requiredOption('--size <size>', 'capacity: 64Mi, 10Gi')
+    .option('--size <size>', 'capacity: 64Mi, 10Gi (default: that of the source, if there is one)')
     .addOption(
-      new Option('--access <access>', 'mount: a file system; block: a raw device')
-        .choices(['mount', 'block'])
-        .default('mount'),
+      new Option(
+        '--access <access>',
+        'mount: a file system; block: a raw device (default: that of the source, else mount)',
+      ).choices(['mount', 'block']),
     )
-    .option('--driver <plugin>', 'CSI plugin (berth csi ls; default: local.csi.berth)')
+    .addOption(
+      new Option('--from-snapshot <name>', 'begin with the data of a snapshot (berth snapshot ls)').conflicts(
+        'fromVolume',
+      ),
+    )
+    .option('--from-volume <name>', 'begin with the data of another volume: a clone')
+    .option('--driver <plugin>', 'CSI plugin (berth csi ls; default: that of the source, else local.csi.berth)')
     .option('--fs-type <type>', "ext4, xfs (default: the plugin's choice)")
     .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'))
     .addHelpText(
       'after',
-      '\nExamples:\n  berth volume create data --size 1Gi\n  berth volume create disk --size 64Mi --access block',
+      '\nExamples:\n  berth volume create data --size 1Gi\n  berth volume create disk --size 64Mi --access block' +
+        '\n  berth volume create old-data --from-snapshot data-monday\n  berth volume create copy --from-volume data --size 2Gi',
     )
     .action(async (name: string, flags: VolumeFlags, command: Command) => {
       const request = volumeRequest(name, flags);
@@ -87,20 +100,25 @@ function addCreate(group: Command, session: Session): void {
 
 /** The request that name and flags ask for. @throws {Failure} naming the flag */
 export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeRequest {
+  const { fromSnapshot, fromVolume, size } = flags;
+  if (size === undefined && fromSnapshot === undefined && fromVolume === undefined) {
+    throw usage('--size', 'is needed: say 64Mi or 10Gi');
+  }
   return {
     name,
     driver: flags.driver ?? '',
-    capacityBytes: String(parseSize('--size', flags.size)),
-    access: flags.access === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT',
+    capacityBytes: size === undefined ? '0' : String(parseSize('--size', size)),
+    access: accessOf(flags.access),
+    ...(fromSnapshot === undefined ? {} : { fromSnapshot }),
+    ...(fromVolume === undefined ? {} : { fromVolume }),
     ...(flags.fsType === undefined ? {} : { fsType: flags.fsType }),
     parameters: (flags.parameter ?? []).map(parseParameter),
   };
 }
 
-function parseParameter(text: string): { key: string; value: string } {
-  const split = text.indexOf('=');
-  if (split < 1) throw usage('--parameter', `${JSON.stringify(text)} must be KEY=value`);
-  return { key: text.slice(0, split), value: text.slice(split + 1) };
+function accessOf(flag: string | undefined): NonNullable<CreateVolumeRequest['access']> {
+  if (flag === undefined) return 'VOLUME_ACCESS_UNSPECIFIED';
+  return flag === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT';
 }
 
 const COLUMNS: readonly Column<Volume__Output>[] = [
@@ -129,6 +147,8 @@ function volumeObject(volume: Volume__Output): Record<string, unknown> {
     state,
     createdAt,
     containers: volume.containerIds,
+    fromSnapshot: volume.fromSnapshot ?? null,
+    fromVolume: volume.fromVolume ?? null,
     error,
   };
 }

@@ -72,7 +72,7 @@ export class FakeBackends {
     return volume;
   }
 
-  services(containerizer: Containerizer): ApiServices {
+  services(containerizer: Containerizer): Omit<ApiServices, 'Snapshots' | 'GroupSnapshots'> {
     const { images, volumes, calls } = this;
     const network = 'berth';
     const summary = {
