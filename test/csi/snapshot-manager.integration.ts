@@ -1,49 +1,9 @@
 /** Snapshots over a real socket: cut, waited for, deleted, and what faults of the plugin make of them. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { RuntimeError } from '../../src/errors.ts';
 import { answerWith, type Behaviour, failWith } from '../support/fake-csi.ts';
-import { type FakeOptions, request, soon, type VolumeHost, volumeHost } from './volume-host.ts';
-
-const SNAPSHOTS: FakeOptions = {
-  controller: ['CREATE_DELETE_VOLUME', 'CREATE_DELETE_SNAPSHOT', 'CLONE_VOLUME', 'LIST_SNAPSHOTS'],
-};
-const WORDS = { name: 'before', volume: 'data', parameters: { pool: 'cold' } };
-
-const hasCode =
-  (code: string, text = /./) =>
-  (error: unknown) =>
-    error instanceof RuntimeError && error.code === code && text.test(error.message);
-
-async function hostWithVolume(...[t, options = SNAPSHOTS]: [Parameters<typeof volumeHost>[0], FakeOptions?]) {
-  const host = await volumeHost(t, options);
-  await host.volumes.create(request(), soon());
-  return host;
-}
-
-/** Does what was asked, but only after a while. */
-function late(ms: number): Behaviour {
-  return async (_request, effect) => {
-    await new Promise((resolve) => setTimeout(resolve, ms));
-    return effect();
-  };
-}
-
-/** Waits until the records say so. */
-async function until(holds: () => boolean, what: string): Promise<void> {
-  const deadline = Date.now() + 15_000;
-  while (!holds()) {
-    assert.ok(Date.now() < deadline, `never ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-/** Nothing of any snapshot is left, at the plugin or on record, and the plugin has no complaint. */
-function assertGone(host: VolumeHost): void {
-  assert.deepEqual(host.plugin.violations, []);
-  assert.deepEqual([...host.plugin.snapshots.snapshots.keys()], []);
-  assert.deepEqual(host.snapshots.list(), []);
-}
+import { assertGone, hasCode, hostWithVolume, late, until, WORDS } from './snapshot-host.ts';
+import { soon, type VolumeHost } from './volume-host.ts';
 
 /** The words of every CreateSnapshot were the same. */
 function assertSameWords(host: VolumeHost): void {
