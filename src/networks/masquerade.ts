@@ -1,7 +1,7 @@
 /**
  * The masquerading rules that bridge and ptp make for a container with `ipMasq`, rule for rule as they make them, so that
  * their DEL finds them. Their ADD cannot be run again for an interface that is there; these rules can be made again
- * without it. Pure.
+ * without it. nft-masquerade.ts has those of nftables. Pure.
  */
 import type { ResolvedNetwork } from '../cni/network.ts';
 import { type Family, parseAddressOrCidr, parseSubnet } from '../ipam/address.ts';
@@ -19,11 +19,11 @@ export interface RuleOwner {
 const MAKERS: ReadonlySet<unknown> = new Set(['bridge', 'ptp']);
 const MULTICAST: Readonly<Record<Family, string>> = { 4: '224.0.0.0/4', 6: 'ff00::/8' };
 
-/** True when a plugin of the chain masquerades with iptables. */
-export function masquerades({ plugins }: ResolvedNetwork): boolean {
-  return plugins.some(
-    (plugin) => MAKERS.has(plugin['type']) && plugin['ipMasq'] === true && plugin['ipMasqBackend'] !== 'nftables',
-  );
+/** What a plugin of the chain masquerades with; undefined when none does. */
+export function masqueradeBackend({ plugins }: ResolvedNetwork): 'iptables' | 'nftables' | undefined {
+  const maker = plugins.find((plugin) => MAKERS.has(plugin['type']) && plugin['ipMasq'] === true);
+  if (maker === undefined) return undefined;
+  return maker['ipMasqBackend'] === 'nftables' ? 'nftables' : 'iptables';
 }
 
 /** Rules of one family: those in the attachment's own chain, in their order, and those that lead there. */
@@ -36,7 +36,7 @@ export interface MasqueradeRules {
 
 /** The rules an attachment has, one entry for each family it has an address of. */
 export function masqueradeRules({ containerId, network, addresses }: RuleOwner): MasqueradeRules[] {
-  if (!masquerades(network)) return [];
+  if (masqueradeBackend(network) !== 'iptables') return [];
   const chain = ownChainName('CNI-', network.name, containerId);
   const comment = `-m comment --comment "name: \\"${network.name}\\" id: \\"${containerId}\\""`;
   const families: readonly Family[] = [4, 6];

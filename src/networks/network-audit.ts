@@ -24,10 +24,12 @@ import type { Store } from '../store.ts';
 import { type Finding, namespacesElsewhere, type Owners, ownersOf, type Suspect } from './audit-finding.ts';
 import { auditInterfaces } from './audit-interfaces.ts';
 import { auditLeases, auditOwnLeases, leasesOf } from './audit-leases.ts';
+import { auditNftRules, nftRulesNaming } from './audit-nft.ts';
 import { auditRules, rulesNaming } from './audit-rules.ts';
 import { readHostRules } from './host-rules.ts';
 import type { NetworkMaker } from './network-maker.ts';
 import type { NetworkReload } from './network-reload.ts';
+import { readNftMasquerade } from './nft-masquerade.ts';
 
 export interface NetworkAuditOptions {
   readonly configs: NetworkConfigs;
@@ -100,12 +102,15 @@ export class NetworkAudit {
   async #auditNetwork(network: ResolvedNetwork, repair: boolean, signal: AbortSignal): Promise<AuditedFinding[]> {
     const { gate, run } = this.#options;
     const alone = async (): Promise<AuditedFinding[]> => {
-      const [rules, leases] = await Promise.all([readHostRules(run, signal), leasesOf(network)]);
-      const named = [...rulesNaming(network, rules).keys(), ...leases.map(({ containerId }) => containerId)];
+      const reads = [readHostRules(run, signal), readNftMasquerade({ run, signal }), leasesOf(network)] as const;
+      const [rules, byNft, leases] = await Promise.all(reads);
+      const marked = [...nftRulesNaming(network, byNft), ...leases].map(({ containerId }) => containerId);
+      const named = [...rulesNaming(network, rules).keys(), ...marked];
       const owners = this.#ownersOf(network, named);
       const suspects = [
         ...auditInterfaces(owners, this.#others(network), run),
         ...auditRules(owners, rules, run),
+        ...auditNftRules(owners, byNft, run),
         ...auditLeases(owners, leases),
         ...auditOwnLeases(owners, this.#options.ipam),
       ];

@@ -3,7 +3,8 @@
  * Addresses, interfaces and connections stay: only what makes rules is run.
  *
  *   portmap, firewall     their ADD with the recorded result; both make each rule once
- *   bridge, ptp           cannot be added twice: their masquerading rules are written as they write them
+ *   bridge, ptp           cannot be added twice: their masquerading rules are written as they write them,
+ *                         by iptables or nftables as their configuration says
  */
 import type { Logger } from 'pino';
 import type { CniRuntime } from '../cni/cni-runtime.ts';
@@ -18,6 +19,7 @@ import type { ContainerId } from '../runtime/container.ts';
 import type { Store } from '../store.ts';
 import { changeRules, readHostRules } from './host-rules.ts';
 import { masqueradeRules, missingLines } from './masquerade.ts';
+import { makeNftRules, missingNftRules, nftMasqueradeRules, readNftMasquerade } from './nft-masquerade.ts';
 
 export interface NetworkReloadOptions {
   readonly cni: CniRuntime;
@@ -120,7 +122,14 @@ export class NetworkReload {
   ): Promise<boolean> {
     const { run } = this.#options;
     const status = statusOf(record).find(({ interfaceName }) => interfaceName === entry.interfaceName);
-    const wanted = masqueradeRules({ containerId, network: entry.network, addresses: status?.addresses ?? [] });
+    const owner = { ...entry, containerId, addresses: status?.addresses ?? [] };
+    const byNft = nftMasqueradeRules(owner);
+    if (byNft.length > 0) {
+      const present = await readNftMasquerade({ run, signal });
+      if (missingNftRules(byNft, present).length > 0) await makeNftRules(byNft, present, { run, signal });
+      return true;
+    }
+    const wanted = masqueradeRules(owner);
     if (wanted.length === 0) return false;
     const present = await readHostRules(run, signal);
     for (const rules of wanted) {

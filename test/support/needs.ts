@@ -30,6 +30,7 @@ const CHECKS = {
   runc: () => program('runc'),
   conmon: () => program('conmon'),
   iptables: () => program('iptables') ?? program('iptables-save'),
+  nft: () => program('nft'),
   ip: () => program('ip'),
   mount: () => program('mount'),
   losetup: () => program('losetup'),
