@@ -16,7 +16,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { mountHugetlb } from '../../test/support/cgroup-fixture.ts';
-import { berth } from './berth.ts';
+import { type BerthContestants, berth } from './berth.ts';
 import { command } from './command.ts';
 import type { Absent, Contestant } from './contestant.ts';
 import { ctr } from './ctr.ts';
@@ -25,11 +25,14 @@ import { inTurn, type Throughput, throughput } from './measure.ts';
 import { makePlace, type Place } from './place.ts';
 import { podman } from './podman.ts';
 import { rawSequence } from './raw-sequence.ts';
-import { formatReport, goalsOf, ipamGoalsOf, type Report } from './report.ts';
+import { attachGoalsOf, formatReport, goalsOf, ipamGoalsOf, type Report, volumeGoalsOf } from './report.ts';
+import { VolumeBench } from './volume-cost.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
 const OWN_NAMESPACE = 'BERTH_BENCH_NAMESPACE';
 const LEVELS = [1, 2, 4, 8] as const;
+const PARALLEL_ATTACHES = 50;
+const PARALLEL_VOLUMES = { count: 20, atOnce: 4 } as const;
 
 const { values: options } = parseArgs({
   options: {
@@ -72,7 +75,7 @@ async function bench(): Promise<number> {
 
 async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promise<Report> {
   const facts = await host();
-  const { contestants, absent, ipamPlugin } = await contestantsOf(place, closers);
+  const { contestants, absent, own } = await contestantsOf(place, closers);
   const rounds = Number(options.rounds);
   process.stdout.write(`${contestants.map(({ name }) => name).join('; ')}: ${rounds} rounds\n`);
   const rows = await inTurn(contestants, rounds, Number(options['warm-up']));
@@ -82,35 +85,59 @@ async function measureAll(place: Place, closers: (() => Promise<void>)[]): Promi
       rates.push(await throughput(contestant, level, Math.max(16, level * 6)));
     }
   }
-  const dataDir = join(place.dir, 'ipam-cost');
-  const ipam: IpamRow[] = ipamPlugin === undefined ? [] : await ipamCost(ipamPlugin, dataDir, rounds);
+  const parts = own === undefined ? undefined : await partsOf(place, own, rounds);
   return {
     at: new Date().toISOString(),
     host: facts,
     rounds,
     rows,
     throughput: rates,
-    ipam,
+    ...(parts ?? { ipam: [], attach: [], volume: [] }),
     absent,
-    goals: [...goalsOf(rows), ...ipamGoalsOf(ipam)],
+    goals: [...goalsOf(rows), ...(parts === undefined ? [] : parts.goals)],
   };
+}
+
+/** What single parts of Berth cost beside what they stand for. */
+async function partsOf(
+  place: Place,
+  own: BerthContestants,
+  rounds: number,
+): Promise<Pick<Report, 'ipam' | 'attach' | 'parallelAttaches' | 'volume' | 'parallelVolumes' | 'goals'>> {
+  const ipam: IpamRow[] = await ipamCost(own.ipamPlugin, join(place.dir, 'ipam-cost'), rounds);
+  const attach = await own.attachCost(rounds);
+  const parallelAttaches = await own.parallelAttaches(PARALLEL_ATTACHES);
+  const volumes = await VolumeBench.start(await place.directory('volumes'));
+  try {
+    const volume = await volumes.cost(rounds);
+    const { count, atOnce } = PARALLEL_VOLUMES;
+    const parallelVolumes = await volumes.parallel(count, atOnce);
+    const goals = [
+      ...ipamGoalsOf(ipam),
+      ...attachGoalsOf(attach, parallelAttaches),
+      ...volumeGoalsOf(volume, parallelVolumes),
+    ];
+    return { ipam, attach, parallelAttaches, volume, parallelVolumes, goals };
+  } finally {
+    await volumes.close();
+  }
 }
 
 async function contestantsOf(
   place: Place,
   closers: (() => Promise<void>)[],
-): Promise<{ contestants: Contestant[]; absent: Absent[]; ipamPlugin: string | undefined }> {
+): Promise<{ contestants: Contestant[]; absent: Absent[]; own: BerthContestants | undefined }> {
   const { runtime } = options;
   const only = options.only.split(',').filter((name) => name !== '');
   const wanted = (name: string): boolean => only.length === 0 || only.includes(name);
   const contestants: Contestant[] = [];
   const absent: Absent[] = [];
-  let ipamPlugin: string | undefined;
+  let own: BerthContestants | undefined;
   if (wanted('berth')) {
-    const own = await berth(place, runtime);
-    closers.push(() => own.close());
-    contestants.push(own.api, own.cli);
-    ipamPlugin = own.ipamPlugin;
+    const made = await berth(place, runtime);
+    closers.push(() => made.close());
+    contestants.push(made.api, made.cli);
+    own = made;
   }
   for (const [name, make] of [
     ['raw', rawSequence],
@@ -125,7 +152,7 @@ async function contestantsOf(
       closers.push(() => made.close());
     }
   }
-  return { contestants, absent, ipamPlugin };
+  return { contestants, absent, own };
 }
 
 async function host(): Promise<Record<string, string | number>> {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ApiClient } from '../../test/support/daemon-api.ts';
 import { DaemonProcess } from '../../test/support/daemon-process.ts';
+import { type AttachRow, attachCost, type ParallelAttaches, parallelAttaches } from './attach-cost.ts';
 import { command } from './command.ts';
 import type { Contestant } from './contestant.ts';
 import { CGROUP, type Place } from './place.ts';
@@ -18,6 +19,10 @@ export interface BerthContestants {
   readonly cli: Contestant;
   /** The daemon's IPAM plugin. */
   readonly ipamPlugin: string;
+  /** Attaching a running container beside the bare plugin executions. */
+  attachCost(rounds: number): Promise<AttachRow[]>;
+  /** So many containers attached at once. */
+  parallelAttaches(count: number): Promise<ParallelAttaches>;
   close(): Promise<void>;
 }
 
@@ -25,12 +30,14 @@ export interface BerthContestants {
 export async function berth(place: Place, runtime: string): Promise<BerthContestants> {
   process.env['BERTH_TEST_DIST'] = '1';
   const [dir, network] = [await place.directory('berth'), await place.network(0)];
+  const [own, bare] = [await place.network(2), await place.network(3)];
   await mkdir(join(dir, 'csi.d'));
   const run = join(dir, 'run');
   const flags = [
     ['--root', join(dir, 'root')],
     ['--run', run],
     ['--cni-conf-dir', network.confDir],
+    ['--cni-conf-dir', own.confDir],
     ['--csi-conf-dir', join(dir, 'csi.d')],
     ['--cgroup-parent', CGROUP],
     ['--runtime', runtime],
@@ -45,6 +52,7 @@ export async function berth(place: Place, runtime: string): Promise<BerthContest
     api.close();
     await daemon.end('SIGTERM');
   };
+  const attach = { api, image: REFERENCE, own, bare };
   return {
     api: {
       name: 'berth, API',
@@ -72,6 +80,8 @@ export async function berth(place: Place, runtime: string): Promise<BerthContest
       close: async () => undefined,
     },
     ipamPlugin: join(dir, 'root/cni-bin/berth-ipam'),
+    attachCost: (rounds) => attachCost(attach, rounds),
+    parallelAttaches: (count) => parallelAttaches(attach, count),
     close,
   };
 }

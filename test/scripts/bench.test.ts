@@ -1,9 +1,18 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { BARE_ATTACH, OWN_ATTACH } from '../../scripts/bench/attach-cost.ts';
 import type { Contestant } from '../../scripts/bench/contestant.ts';
 import { inTurn, type Row, throughput } from '../../scripts/bench/measure.ts';
-import { formatReport, goalsOf, ipamGoalsOf, type Report } from '../../scripts/bench/report.ts';
+import {
+  attachGoalsOf,
+  formatReport,
+  goalsOf,
+  ipamGoalsOf,
+  type Report,
+  volumeGoalsOf,
+} from '../../scripts/bench/report.ts';
 import { figures } from '../../scripts/bench/statistics.ts';
+import { BARE_VOLUME, OWN_VOLUME } from '../../scripts/bench/volume-cost.ts';
 
 describe('figures', () => {
   test('are those of the sorted series, whatever order it has', () => {
@@ -96,6 +105,16 @@ describe('goals', () => {
       { name: 'berth-ipam', add: cost(6), del: cost(3) },
       { name: 'host-local', add: cost(2), del: cost(1) },
     ];
+    const attach = [
+      { name: OWN_ATTACH, both: cost(112), attach: cost(60), detach: cost(52) },
+      { name: BARE_ATTACH, both: cost(100), attach: cost(50), detach: cost(50) },
+    ];
+    const parallelAttaches = { count: 50, failed: 1, totalMs: 2500 };
+    const volume = [
+      { name: OWN_VOLUME, publish: cost(64), unpublish: cost(30) },
+      { name: BARE_VOLUME, publish: cost(50), unpublish: cost(25) },
+    ];
+    const parallelVolumes = { count: 20, atOnce: 4, failed: 0, totalMs: 4200 };
     const report: Report = {
       at: '2026-01-31T00:00:00.000Z',
       host: {},
@@ -103,13 +122,32 @@ describe('goals', () => {
       rows,
       throughput: [{ name: 'berth, API', concurrency: 4, lifecycles: 16, perSecond: 12.34 }],
       ipam,
+      attach,
+      parallelAttaches,
+      volume,
+      parallelVolumes,
       absent: [{ name: 'ctr run --rm --cni', reason: 'not installed' }],
-      goals: [...goalsOf(rows), ...ipamGoalsOf(ipam)],
+      goals: [
+        ...goalsOf(rows),
+        ...ipamGoalsOf(ipam),
+        ...attachGoalsOf(attach, parallelAttaches),
+        ...volumeGoalsOf(volume, parallelVolumes),
+      ],
     };
     const text = formatReport(report);
     assert.match(text, /berth-ipam +6\.0 +6\.0 +3\.0 +3\.0/);
     assert.match(text, /MISSED: 3\.00 x host-local, at most 2 x/);
     for (const part of [/raw sequence +100 +100 +100 +0\.80 x/, /4 at once/, /12\.3/, /skipped: ctr.*not installed/]) {
+      assert.match(text, part);
+    }
+    for (const part of [
+      /MISSED: 1\.12 x bare plugin executions, at most 1\.1 x is/,
+      /MISSED: 1 failures of 50 attaches at once, at most 0 failures are/,
+      /reached: 14\.0 ms over a publish by hand, at most 15 ms are/,
+      /reached: 0 failures of 20 volumes, 4 at once/,
+      /50 containers attached at once: 2\.5 s, 1 failed/,
+      /20 volumes made, used and removed, 4 at once: 4\.2 s, 0 failed/,
+    ]) {
       assert.match(text, part);
     }
     assert.match(text, /reached: 0\.80 x raw sequence, at most 0\.85 x/);
