@@ -12,6 +12,7 @@ import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
 import { decodeEnrolledPlugin, PluginEnrolment } from './csi/plugin-enrolment.ts';
 import { PluginRegistry } from './csi/plugin-registry.ts';
 import { RegistrarDirectory } from './csi/registrar-directory.ts';
+import { SecretResolver } from './csi/secret-resolver.ts';
 import { decodeSnapshotRecord } from './csi/snapshot.ts';
 import { SnapshotCatalog } from './csi/snapshot-catalog.ts';
 import { SnapshotManager } from './csi/snapshot-manager.ts';
@@ -42,12 +43,14 @@ export function volumeParts(config: Config, database: Database, log: Logger): Vo
   const store = database.store('volume', decodeVolumeRecord);
   const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
   const groupRecords = database.store('group-snapshot', decodeGroupSnapshotRecord);
+  const secrets = new SecretResolver({ dir: `${config.csiConfDir}/secrets`, env: process.env });
   const manager = new VolumeManager({
     registry,
     store,
     snapshots: new SnapshotCatalog(snapshotRecords, groupRecords),
     rootDir: config.root,
     bootId: readBootId(),
+    secrets: (plugin, rpc, signal, name) => secrets.resolve(plugin, rpc, signal, name),
     log,
   });
   const snapshots = new SnapshotManager({

@@ -12,10 +12,19 @@ import { isDownward, isRepeatable } from './error-reactions.ts';
 import type { Plugin } from './plugin.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 import { CsiError, type Request, type Response, type Rpc, type StringMap } from './protocol.ts';
+import { takesSecrets } from './redaction.ts';
 import { withRetries } from './retry.ts';
 
-/** The secrets for a call of a plugin, asked for just before the call and never kept. */
-export type SecretSource = (driver: string, rpc: Rpc) => StringMap;
+/**
+ * The secrets for a call of a plugin, asked for just before each attempt and never kept. `name` says which ones when they
+ * are not the plugin's usual ones.
+ */
+export type SecretSource = (
+  driver: string,
+  rpc: Rpc,
+  signal: AbortSignal,
+  name?: string,
+) => StringMap | Promise<StringMap>;
 
 /** How long things may take; the deadlines of single calls are the client's. */
 export interface VolumeDeadlines {
@@ -46,6 +55,8 @@ export interface CallSubject {
   readonly name: string;
   /** Name of the plugin. */
   readonly driver: string;
+  /** Which secrets its calls get; the plugin's usual ones when absent. */
+  readonly secretsName?: string | undefined;
 }
 
 /** Which call it is. */
@@ -78,19 +89,21 @@ export class PluginCaller {
    * @throws {RuntimeError} the last failure
    */
   async call<R extends Rpc>(
-    { name, driver }: CallSubject,
+    subject: CallSubject,
     rpc: R,
     request: Request<R>,
     signal: AbortSignal,
   ): Promise<Response<R>> {
     const { log, deadlines } = this.#options;
+    const { name, driver } = subject;
     const patienceMs = isDownward(rpc) ? DOWNWARD_PLUGIN_MS : Number.POSITIVE_INFINITY;
     return withRetries(
       async () => {
         await this.#quiet(name, signal);
         const plugin = await this.plugin(driver, signal, patienceMs);
         const sent = { name, plugin: driver, rpc };
-        return this.#send(sent, (stop) => plugin.call(rpc, request, stop), signal);
+        const full = await this.#withSecrets(subject, rpc, request, signal);
+        return this.#send(sent, (stop) => plugin.call(rpc, full, stop), signal);
       },
       {
         budgetMs: deadlines?.retryForMs ?? 30_000,
@@ -136,9 +149,31 @@ export class PluginCaller {
     return answer;
   }
 
-  /** What goes into the `secrets` field of a call. */
-  secrets({ driver }: Pick<CallSubject, 'driver'>, rpc: Rpc): StringMap {
-    return this.#options.secrets?.(driver, rpc) ?? {};
+  /** What makers of requests put into the `secrets` field: nothing. The values are added when the request is sent. */
+  secrets(_subject: Pick<CallSubject, 'driver'>, _rpc: Rpc): StringMap {
+    return {};
+  }
+
+  /** @throws {RuntimeError} FAILED_PRECONDITION when the secrets for a call cannot be found */
+  async checkSecrets(subject: Omit<CallSubject, 'name'>, rpc: Rpc, signal: AbortSignal): Promise<void> {
+    await this.#options.secrets?.(subject.driver, rpc, signal, subject.secretsName);
+  }
+
+  /** A call that was not sent for want of its secrets leaves open what became of earlier ones: UNAVAILABLE. */
+  async #withSecrets<R extends Rpc>(
+    { driver, secretsName }: CallSubject,
+    rpc: R,
+    request: Request<R>,
+    signal: AbortSignal,
+  ): Promise<Request<R>> {
+    const { secrets } = this.#options;
+    if (secrets === undefined || !takesSecrets(rpc)) return request;
+    try {
+      return { ...request, secrets: await secrets(driver, rpc, signal, secretsName) };
+    } catch (error) {
+      const { message } = RuntimeError.from(error, `secrets of ${rpc}`);
+      throw new RuntimeError('UNAVAILABLE', message, { cause: error });
+    }
   }
 }
 

@@ -27,6 +27,11 @@ export const SECRET_FIELDS: readonly string[] = [
   'GetMetadataDeltaRequest.secrets',
 ];
 
+/** True when requests of a call have a field for secrets. */
+export function takesSecrets(rpc: Rpc): boolean {
+  return SECRET_FIELDS.includes(`${rpc}Request.secrets`);
+}
+
 /** Unmarked fields whose values are kept out of logs all the same. */
 const SENSITIVE: ReadonlySet<string> = new Set(['parameters', 'volumeContext', 'publishContext', 'mountFlags']);
 

@@ -46,6 +46,8 @@ export class VolumeProvisioning {
     const { capabilities, topology } = await this.#caller.plugin(request.driver, signal);
     const { name, driver, access, fsType, parameters } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
+    // Missing secrets are told before anything is recorded.
+    if (provisioned) await this.#caller.checkSecrets(request, 'CreateVolume', signal);
     const capacityBytes = String(request.capacityBytes);
     // Nothing may come between this look at the source and the record that holds it.
     const source = this.#sources.recorded(request, capabilities);
