@@ -156,10 +156,14 @@ export class PluginRegistry {
   async settled(key: string, signal: AbortSignal): Promise<string> {
     const verdict = await this.#changes.until((): string | RuntimeError | undefined => {
       const connections = this.#connectionsOf(key);
+      const wanted = this.#sockets.registrations().find((one) => one.key === key)?.name;
       if (connections === undefined) return new RuntimeError('CANCELLED', 'the registration was taken back meanwhile');
       const refused = connections.find(({ state }) => state === 'refused');
       if (refused !== undefined) return new RuntimeError('ALREADY_EXISTS', refused.reason ?? 'refused');
-      return connections.every(({ state }) => state === 'ready') ? connections[0]?.met?.name : undefined;
+      if (connections.some(({ state }) => state !== 'ready')) return undefined;
+      const name = connections[0]?.met?.name;
+      if (wanted === undefined || name === wanted) return name;
+      return new RuntimeError('ALREADY_EXISTS', `the plugin calls itself ${name}, but was registered as ${wanted}`);
     }, signal);
     if (typeof verdict === 'string') return verdict;
     if (verdict !== undefined) throw verdict;

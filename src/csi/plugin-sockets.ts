@@ -74,6 +74,7 @@ export class PluginSockets {
   /** The name of the plugin this socket is for, as far as it is known before or after it answered. */
   nameOf(connection: PluginConnection): string | undefined {
     if (connection.state === 'refused') return undefined;
+    if (connection.state === 'ready') return connection.met?.name;
     for (const { registration, identity } of this.#entriesOf(connection.socketPath)) {
       const name = registration.name ?? identity;
       if (name !== undefined) return name;
@@ -176,19 +177,12 @@ export class PluginSockets {
 
   #refusal(connection: PluginConnection, met: MetSocket): string | undefined {
     const entries = this.#entriesOf(connection.socketPath);
-    for (const { registration, identity } of entries) {
-      const { name, source, origin } = registration;
-      if (name !== undefined && name !== met.name) {
-        return `the plugin calls itself ${met.name}, but was registered as ${name} (${source} ${origin})`;
-      }
-      if (identity !== undefined && identity !== met.name) {
-        const advice = 'if that is meant, take the registration back and make it anew';
-        return `the plugin calls itself ${met.name} now, but was ${identity} before (${source} ${origin}); ${advice}`;
-      }
-    }
+    const mismatches = entries.map((entry) => mismatchOf(entry, met.name));
+    // One registration that fits is enough: another's mistake about the socket must not end a plugin.
+    if (mismatches.every((mismatch) => mismatch !== undefined)) return mismatches[0];
     const taken = this.#holder(connection, entries, met);
     if (taken !== undefined) return taken;
-    for (const entry of entries) entry.identity = met.name;
+    for (const [index, entry] of entries.entries()) if (mismatches[index] === undefined) entry.identity = met.name;
     return undefined;
   }
 
@@ -203,4 +197,15 @@ export class PluginSockets {
     }
     return undefined;
   }
+}
+
+/** Why a registration is not this plugin's; undefined when it is. */
+function mismatchOf({ registration, identity }: Entry, name: string): string | undefined {
+  const { source, origin } = registration;
+  if (registration.name !== undefined && registration.name !== name) {
+    return `the plugin calls itself ${name}, but was registered as ${registration.name} (${source} ${origin})`;
+  }
+  if (identity === undefined || identity === name) return undefined;
+  const advice = 'if that is meant, take the registration back and make it anew';
+  return `the plugin calls itself ${name} now, but was ${identity} before (${source} ${origin}); ${advice}`;
 }

@@ -36,6 +36,8 @@ export interface RegistrarSessionOptions {
 export class RegistrarSession {
   readonly #options: RegistrarSessionOptions;
   readonly #key: string;
+  /** Key of what lists say while the registrar is not served. */
+  readonly #refusalKey: string;
   readonly #stop = new AbortController();
   readonly #tried = Promise.withResolvers<void>();
   #work: Promise<void> | undefined;
@@ -43,6 +45,7 @@ export class RegistrarSession {
   constructor(options: RegistrarSessionOptions) {
     this.#options = options;
     this.#key = `registrar:${options.socketPath}`;
+    this.#refusalKey = `refused:${this.#key}`;
   }
 
   /** Settles when the registrar had its first verdict, or could not be given one. */
@@ -59,7 +62,7 @@ export class RegistrarSession {
     this.#stop.abort(new RuntimeError('CANCELLED', `registrar socket ${this.#options.socketPath} is gone`));
     await this.#work;
     this.#options.registry.deregister(this.#key);
-    this.#options.registry.unreport(this.#key);
+    this.#options.registry.unreport(this.#refusalKey);
   }
 
   async #run(signal: AbortSignal): Promise<void> {
@@ -83,13 +86,13 @@ export class RegistrarSession {
       const name = await this.#register(client, signal);
       await client.notify(undefined, signal);
       log.info({ plugin: name, registrar: socketPath }, 'plugin registered by its registrar');
-      registry.unreport(this.#key);
+      registry.unreport(this.#refusalKey);
       return true;
     } catch (error) {
       if (signal.aborted) return false;
       const { message } = RuntimeError.from(error, 'registration');
       registry.deregister(this.#key);
-      registry.report({ key: this.#key, source: 'registrar', origin: socketPath, reason: message });
+      registry.report({ key: this.#refusalKey, source: 'registrar', origin: socketPath, reason: message });
       log.warn({ registrar: socketPath, reason: message }, 'registrar was not served');
       return false;
     } finally {

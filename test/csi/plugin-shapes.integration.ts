@@ -189,6 +189,20 @@ describe('a socket that changes', () => {
     await registry.waitFor('other.csi.test', soon());
   });
 
+  test("a registration that is wrong about a socket does not end another's plugin", async (t) => {
+    const { dir, registry } = await place(t);
+    const path = `${dir}/csi/x.sock`;
+    const options = { path, name: NAME, node: [] };
+    await startPlugin(t, options);
+    await registry.start(soon());
+    registry.register(fileOf(path, { name: 'wrong.csi.test' }));
+    await assert.rejects(
+      registry.settled(`file:${path}`, soon()),
+      hasCode('ALREADY_EXISTS', /was registered as wrong/),
+    );
+    assert.equal((await registry.probe(NAME, soon())).state, 'ready');
+  });
+
   test('a registration with a name takes no other', async (t) => {
     const { dir, registry } = await place(t);
     const path = `${dir}/x.sock`;
@@ -250,6 +264,35 @@ describe('sockets that are none', () => {
       'unreachable /file.sock is no socket',
       'unreachable /link.sock is a symbolic link; name the socket itself',
     ]);
+  });
+
+  test('a socket in the directory whose path is too long to dial is listed', async (t) => {
+    const { dir, registry } = await place(t);
+    await startPlugin(t, { path: `${dir}/s.sock`, name: NAME, node: [] });
+    const below = `${dir}/csi/${'x'.repeat(100)}`;
+    await mkdir(below);
+    await rename(`${dir}/s.sock`, `${below}/csi.sock`);
+    await registry.start(soon());
+    const [row] = registry.list();
+    assert.equal(row?.state, 'invalid');
+    assert.match(row?.reason ?? '', /bytes, the path of a socket has at most 107/);
+    await unlink(`${below}/csi.sock`);
+    await until(registry, () => registry.list().length === 0);
+  });
+
+  test('a plugin that dies under a call fails it at once', async (t) => {
+    const { dir, registry } = await place(t);
+    const never = { NodeUnpublishVolume: () => new Promise<never>(() => undefined) };
+    const plugin = await startPlugin(t, { path: `${dir}/csi/d.sock`, name: NAME, node: [], handlers: never });
+    await registry.start(soon());
+    const call = registry.get(NAME).call('NodeUnpublishVolume', UNPUBLISH, soon());
+    // A server that is shut down cancels what it serves; one that is killed is unavailable.
+    const failed = assert.rejects(call, (error) => {
+      return error instanceof CsiError && ['UNAVAILABLE', 'CANCELLED'].includes(error.code);
+    });
+    await until(registry, () => plugin.calls.includes('NodeUnpublishVolume'));
+    plugin.stop();
+    await failed;
   });
 
   test('an answer of five megabytes, one that never comes, and a lie about the name hold up nobody', async (t) => {
