@@ -55,7 +55,17 @@ export const instant: z.ZodISODateTime = z.iso.datetime();
 const failure: z.ZodType<CutFailure> = z.object({ message: z.string(), code: z.string(), failedAt: instant });
 
 /** The shared part of a record's schema. */
-export const cutShape = {
+export const cutShape: {
+  readonly name: z.ZodString;
+  readonly driver: z.ZodString;
+  readonly csiName: z.ZodString;
+  readonly parameters: z.ZodType<StringMap>;
+  readonly state: z.ZodType<CutState>;
+  readonly requestedAt: z.ZodISODateTime;
+  readonly cutAt: z.ZodOptional<z.ZodISODateTime>;
+  readonly failure: z.ZodOptional<z.ZodType<CutFailure>>;
+  readonly givenUp: z.ZodOptional<z.ZodType<CutFailure>>;
+} = {
   name: z.string().regex(VOLUME_NAME),
   driver: z.string().max(LIMITS.pluginName),
   csiName: z.string().max(LIMITS.string),
@@ -65,7 +75,7 @@ export const cutShape = {
   cutAt: instant.optional(),
   failure: failure.optional(),
   givenUp: failure.optional(),
-} as const;
+};
 
 /** A name for the plugin that no other snapshot ever had. */
 export function newCsiName(name: string): string {
