@@ -36,7 +36,7 @@ describe('berth volume snapshot', { skip: missing('root', 'conmon', 'busybox', '
     await sh(daemon, 'data', 'echo first > /v/note');
     assert.equal(
       await ok(daemon, 'volume', 'snapshot', 'data', '--name', 'monday', '--parameter', 'pool=cold'),
-      'monday\n',
+      'monday',
     );
     const [snapshot] = await json<{ state: string; volume: string; sizeBytes: number }[]>(
       daemon,
@@ -48,8 +48,8 @@ describe('berth volume snapshot', { skip: missing('root', 'conmon', 'busybox', '
     await sh(daemon, 'data', 'echo second > /v/note');
     await ok(daemon, 'volume', 'create', 'old', '--from-snapshot', 'monday');
     await ok(daemon, 'volume', 'create', 'copy', '--from-volume', 'data', '--size', '32Mi');
-    assert.equal(await sh(daemon, 'old', 'cat /v/note'), 'first\n');
-    assert.equal(await sh(daemon, 'copy', 'cat /v/note'), 'second\n');
+    assert.equal(await sh(daemon, 'old', 'cat /v/note'), 'first');
+    assert.equal(await sh(daemon, 'copy', 'cat /v/note'), 'second');
     const [copy] = await json<{ fromVolume: string; capacityBytes: number }[]>(daemon, 'volume', 'inspect', 'copy');
     assert.deepEqual([copy?.fromVolume, copy?.capacityBytes], ['data', 32 * 2 ** 20]);
     // The daemon may be restarted in between.
@@ -84,11 +84,11 @@ describe('berth volume snapshot', { skip: missing('root', 'conmon', 'busybox', '
       await ok(daemon, 'volume', 'create', name, '--size', '16Mi', '--driver', plugin.name);
       await sh(daemon, name, `echo ${name} > /v/note`);
     }
-    assert.equal(await ok(daemon, 'snapshot', 'group', 'create', 'nightly', 'db', 'log'), 'nightly.db\nnightly.log\n');
+    assert.equal(await ok(daemon, 'snapshot', 'group', 'create', 'nightly', 'db', 'log'), 'nightly.db\nnightly.log');
     const alone = await daemon.cli(['snapshot', 'rm', 'nightly.db']);
     assert.match(alone.stderr, /ends with its group nightly only/);
     await ok(daemon, 'volume', 'create', 'db-old', '--from-snapshot', 'nightly.db');
-    assert.equal(await sh(daemon, 'db-old', 'cat /v/note'), 'db\n');
+    assert.equal(await sh(daemon, 'db-old', 'cat /v/note'), 'db');
     await ok(daemon, 'snapshot', 'group', 'rm', 'nightly');
     assert.equal(plugin.snapshots.snapshots.size, 0);
     await ok(daemon, 'volume', 'rm', 'db', 'log', 'db-old');
