@@ -111,6 +111,8 @@ export function isDownward(rpc: Rpc | StreamRpc): boolean {
 
 /** True when the very same call may be sent again at once, after a pause. */
 export function isRepeatable(error: CsiError): boolean {
+  // Of a listing it says that the token is stale: the same page will not come (CSI ListVolumes, ListSnapshots).
+  if (error.code === 'ABORTED' && (error.rpc === 'ListSnapshots' || error.rpc === 'ListVolumes')) return false;
   return RETRYABLE.has(error.code) || (error.code === 'DEADLINE_EXCEEDED' && isDownward(error.rpc));
 }
 

@@ -2,9 +2,11 @@
  * What plugins say about the snapshots they have, whoever made them (CSI ListSnapshots, GetSnapshot). A listing is no
  * picture of one instant: snapshots may be missing or come twice while others are made and deleted.
  */
+import { randomUUID } from 'node:crypto';
 import { RuntimeError } from '../errors.ts';
 import { lawful, type Plugin } from './plugin.ts';
-import { CsiError, type StringMap } from './protocol.ts';
+import type { CallSubject, PluginCaller } from './plugin-caller.ts';
+import { CsiError } from './protocol.ts';
 import { readSnapshot, type SeenSnapshot } from './snapshot-calls.ts';
 
 /** What to list; everything when empty. */
@@ -12,6 +14,11 @@ export interface SnapshotFilter {
   /** The plugin's id of the source. */
   readonly sourceVolumeId?: string | undefined;
   readonly snapshotId?: string | undefined;
+}
+
+/** Questions hold up nothing and no other question: each is a subject of its own. */
+function question(driver: string): CallSubject {
+  return { name: `question/${randomUUID()}`, driver };
 }
 
 /** Entries asked for at once: an answer of longest entries stays far below the longest answer taken. */
@@ -26,9 +33,9 @@ const MAX_RESTARTS = 3;
  * @throws {CsiError} UNIMPLEMENTED when the plugin lists none, INTERNAL when it never ends, or what the plugin says
  */
 export async function listSnapshots(
+  caller: PluginCaller,
   plugin: Plugin,
   filter: SnapshotFilter,
-  secrets: StringMap,
   signal: AbortSignal,
 ): Promise<readonly SeenSnapshot[]> {
   if (!plugin.capabilities.controller.has('LIST_SNAPSHOTS')) {
@@ -36,7 +43,7 @@ export async function listSnapshots(
   }
   for (let restarts = 0; ; restarts += 1) {
     try {
-      return await listOnce(plugin, filter, secrets, signal);
+      return await listOnce(caller, plugin, filter, signal);
     } catch (error) {
       if (!(error instanceof StaleToken)) throw error;
       if (restarts >= MAX_RESTARTS) throw error.reason;
@@ -55,16 +62,16 @@ class StaleToken extends Error {
 }
 
 async function listOnce(
+  caller: PluginCaller,
   plugin: Plugin,
   filter: SnapshotFilter,
-  secrets: StringMap,
   signal: AbortSignal,
 ): Promise<readonly SeenSnapshot[]> {
   const found = new Map<string, SeenSnapshot>();
   const tokens = new Set<string>();
   let token = '';
   do {
-    const { entries, next } = await page(plugin, { ...filter, token }, secrets, signal);
+    const { entries, next } = await page(caller, plugin.name, { ...filter, token }, signal);
     for (const seen of entries) found.set(seen.snapshotId, seen);
     if (tokens.has(next) || tokens.size >= MAX_PAGES) {
       throw new CsiError('INTERNAL', plugin.name, 'ListSnapshots', 'the listing does not end');
@@ -76,9 +83,9 @@ async function listOnce(
 }
 
 async function page(
-  plugin: Plugin,
+  caller: PluginCaller,
+  driver: string,
   { sourceVolumeId, snapshotId, token }: SnapshotFilter & { readonly token: string },
-  secrets: StringMap,
   signal: AbortSignal,
 ): Promise<{ readonly entries: readonly SeenSnapshot[]; readonly next: string }> {
   const request = {
@@ -86,12 +93,11 @@ async function page(
     startingToken: token,
     sourceVolumeId: sourceVolumeId ?? '',
     snapshotId: snapshotId ?? '',
-    secrets,
   };
   try {
-    const { entries, nextToken } = await plugin.call('ListSnapshots', request, signal);
+    const { entries, nextToken } = await caller.call(question(driver), 'ListSnapshots', request, signal);
     const read = (): SeenSnapshot[] => entries.map(({ snapshot }) => readSnapshot(snapshot));
-    return { entries: lawful('ListSnapshots', plugin.name, read), next: nextToken };
+    return { entries: lawful('ListSnapshots', driver, read), next: nextToken };
   } catch (error) {
     if (token !== '' && error instanceof CsiError && error.code === 'ABORTED') throw new StaleToken(error);
     throw error;
@@ -103,18 +109,18 @@ async function page(
  * @throws {RuntimeError} NOT_FOUND when the plugin knows no such snapshot, or what the plugin says
  */
 export async function lookUpSnapshot(
+  caller: PluginCaller,
   plugin: Plugin,
   snapshotId: string,
-  secrets: StringMap,
   signal: AbortSignal,
 ): Promise<SeenSnapshot | undefined> {
   const { controller } = plugin.capabilities;
   if (controller.has('GET_SNAPSHOT')) {
-    const { snapshot } = await plugin.call('GetSnapshot', { snapshotId, secrets }, signal);
+    const { snapshot } = await caller.call(question(plugin.name), 'GetSnapshot', { snapshotId }, signal);
     return lawful('GetSnapshot', plugin.name, () => readSnapshot(snapshot));
   }
   if (!controller.has('LIST_SNAPSHOTS')) return undefined;
-  const listed = await listSnapshots(plugin, { snapshotId }, secrets, signal);
+  const listed = await listSnapshots(caller, plugin, { snapshotId }, signal);
   const found = listed.find((seen) => seen.snapshotId === snapshotId);
   if (found !== undefined) return found;
   throw new RuntimeError('NOT_FOUND', `CSI plugin ${plugin.name} has no snapshot ${JSON.stringify(snapshotId)}`);

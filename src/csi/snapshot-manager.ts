@@ -129,8 +129,7 @@ export class SnapshotManager {
     const { name, driver, snapshotId } = known;
     this.#refuseMember(name);
     const plugin = await this.#caller.plugin(driver, signal);
-    const secrets = this.#caller.secrets({ driver }, 'GetSnapshot');
-    const seen = await lookUpSnapshot(plugin, snapshotId, secrets, signal);
+    const seen = await lookUpSnapshot(this.#caller, plugin, snapshotId, signal);
     const same = this.#catalog.list().find((one) => one.driver === driver && one.snapshotId === snapshotId);
     if (same !== undefined) {
       throw new RuntimeError('ALREADY_EXISTS', `this snapshot of ${driver} is known as ${same.name}`);
@@ -192,8 +191,7 @@ export class SnapshotManager {
   ): Promise<readonly ListedSnapshot[]> {
     const plugin = await this.#caller.plugin(driver, signal);
     const sourceVolumeId = volume === undefined ? undefined : this.#volumes.get(volume).volumeId;
-    const secrets = this.#caller.secrets({ driver }, 'ListSnapshots');
-    const listed = await listSnapshots(plugin, { sourceVolumeId }, secrets, signal);
+    const listed = await listSnapshots(this.#caller, plugin, { sourceVolumeId }, signal);
     const ours = this.list().filter((record) => record.driver === driver);
     const named = new Map(ours.map((record) => [record.snapshotId, record.name]));
     return listed.map((seen) => ({ ...seen, name: named.get(seen.snapshotId) }));
