@@ -130,6 +130,8 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   parts.defer(() => operations.close());
   await operations.recover(signal);
   await volume.manager.recover(signal);
+  parts.defer(() => network.versions.close());
+  askAhead(network.configs, signal, log);
   await volume.snapshots.recover(signal);
 
   const facts = (): Fact[] => factsOf(config, runtime, version);
@@ -224,6 +226,7 @@ function ipamParts(
 interface NetworkParts {
   readonly plugins: PluginPath;
   readonly configs: NetworkConfigs;
+  readonly versions: PluginVersions;
   readonly cni: CniRuntime;
   readonly gate: NetworkGate;
   readonly store: Store<NetworkRecord>;
@@ -241,7 +244,12 @@ function networkParts(config: Config, database: Database, run: RunProgram, log: 
   const store = database.store('network', decodeNetworkRecord);
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
   const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
-  return { plugins, configs, cni, gate, store, cache, isolator };
+  return { plugins, configs, versions, cni, gate, store, cache, isolator };
+}
+
+/** Has plugins tell their versions before a launch needs them, and does not wait for that. */
+function askAhead(configs: NetworkConfigs, signal: AbortSignal, log: Logger): void {
+  configs.learnVersions(signal).catch((error: unknown) => log.debug({ err: error }, 'CNI plugins not asked'));
 }
 
 function networkOperations(

@@ -3,6 +3,7 @@
  * here, before anything is recorded or done. Has no effects.
  */
 import { isIP } from 'node:net';
+import { isHostName } from '../dns-words.ts';
 import { invalid, RuntimeError } from '../errors.ts';
 import { checkInterfaceName } from './attachment.ts';
 import { hasCapability, type ResolvedNetwork } from './network.ts';
@@ -23,7 +24,6 @@ export interface ConnectOptions {
 
 /** Six bytes, the first of them even: not a group of stations. */
 const MAC = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/i;
-const ALIAS = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$/i;
 const MAX_ENTRIES = 32;
 
 /**
@@ -97,8 +97,11 @@ function checkOptions({ ips, mac, aliases }: ConnectOptions): void {
   if (mac !== undefined && !MAC.test(mac)) {
     throw invalid('mac', `${quoted(mac)} is no address of a station such as "02:00:00:00:00:05"`);
   }
-  const badAlias = aliases.find((alias) => !ALIAS.test(alias));
-  if (badAlias !== undefined) throw invalid('alias', `${quoted(badAlias)} is no host name`);
+  const badAlias = aliases.find((alias) => !isHostName(alias));
+  if (badAlias !== undefined)
+    throw invalid('alias', `${quoted(badAlias)} is not allowed: use letters, digits, "-", "_" and "."`);
+  const local = aliases.find((alias) => alias.toLowerCase() === 'localhost');
+  if (local !== undefined) throw invalid('alias', `"${local}" is everybody's own name`);
 }
 
 /**

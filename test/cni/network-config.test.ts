@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } 
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CniRuntime } from '../../src/cni/cni-runtime.ts';
 import { networkChecks } from '../../src/cni/network-checks.ts';
 import { NetworkConfigs } from '../../src/cni/network-config.ts';
@@ -228,16 +229,18 @@ describe('NetworkConfigs', () => {
 });
 
 describe('versions of plugins', () => {
-  async function versioned(t: TestScope, ...types: readonly string[]) {
+  const versioned = (t: TestScope, ...types: readonly string[]) => patient(t, 10_000, ...types);
+  async function patient(t: TestScope, patienceMs: number, ...types: readonly string[]) {
     const setup = await setUp(t, ...types);
     const cni = new CniRuntime({ plugins: setup.path, log: silent });
     const versions = new PluginVersions({
       plugins: setup.path,
       ask: (type, signal) => cni.version(type, signal),
       log: silent,
+      patienceMs,
     });
     const configs = new NetworkConfigs({ confDirs: [setup.dir], fallbackDir: SHIPPED, plugins: setup.path, versions });
-    return { ...setup, configs };
+    return { ...setup, configs, versions };
   }
   const speaks = (plugins: RecordingPlugins, type: string, ...supportedVersions: readonly string[]) =>
     plugins.answers(type, 'VERSION', { cniVersion: '1.0.0', supportedVersions });
@@ -293,6 +296,36 @@ describe('versions of plugins', () => {
     speaks(plugins, 'busy', '0.4.0');
     assert.equal(await configs.learnVersions(soon()), true);
     assert.throws(() => configs.load('net'), { code: 'FAILED_PRECONDITION' });
+  });
+
+  test('are waited for a moment only, and count from when they are told', async (t) => {
+    const { plugins, configs, write } = await patient(t, 500, 'hung', 'good');
+    const gate = join(plugins.base, 'gate');
+    execFileSync('mkfifo', [gate]);
+    plugins.does('hung', 'VERSION', `cat '${gate}'`);
+    speaks(plugins, 'good', '1.0.0');
+    write('10-hung.conflist', list('stuck', 'hung'));
+    write('20-good.conflist', list('fine', 'good'));
+    assert.equal(await configs.learnVersions(soon(), [configs.load('fine')]), true);
+    assert.deepEqual(plugins.calls(), ['good VERSION'], 'nobody asks the plugins of other networks');
+    assert.equal(await configs.learnVersions(soon(), [configs.load('stuck')]), true);
+    assert.equal(configs.load('stuck').cniVersion, '1.0.0', 'it is used as one that does not tell');
+    assert.equal(await configs.learnVersions(soon()), false, 'who comes later does not wait again');
+    await writeFile(gate, '{"supportedVersions":["0.4.0"]}');
+    const counts = (): boolean => configs.inspect('stuck').summary.state === 'missing-plugin';
+    for (const signal = soon(); !counts(); await sleep(10)) signal.throwIfAborted();
+    assert.throws(() => configs.load('stuck'), { code: 'FAILED_PRECONDITION' });
+    assert.equal(configs.defaultNetworkName(), 'fine');
+    assert.equal(plugins.calls().filter((call) => call === 'hung VERSION').length, 1);
+  });
+
+  test('are not waited for by whoever closes', async (t) => {
+    const { plugins, configs, write, versions } = await patient(t, 50, 'hung');
+    plugins.does('hung', 'VERSION', 'exec sleep 1000');
+    write('10-hung.conflist', list('stuck', 'hung'));
+    await configs.learnVersions(soon());
+    await versions.close();
+    assert.equal(await configs.learnVersions(soon()), false);
   });
 
   test('are not waited for longer than the caller wants', async (t) => {

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { CniRuntime } from '../../src/cni/cni-runtime.ts';
+import { planConnection } from '../../src/cni/connection-plan.ts';
 import { planNetworks } from '../../src/cni/network-plan.ts';
 import { attachmentOf } from '../../src/cni/network-record.ts';
+import { RuntimeError } from '../../src/errors.ts';
 import type { Naming } from '../../src/runtime/container.ts';
+import { checkNaming } from '../../src/runtime/naming-validation.ts';
 import { containerSpec } from '../support/container-spec.ts';
 import { RecordingPlugins } from '../support/recording-plugin.ts';
 import { CniFixture, silent, soon } from './cni-fixture.ts';
@@ -50,5 +53,37 @@ describe('planNetworks', () => {
         [{}],
       );
     }
+  });
+});
+
+describe('planConnection', () => {
+  test('takes the names that --network-alias takes, and no others (K20)', async (t) => {
+    const fixture = await CniFixture.create(t, { binDirs: [] });
+    const network = {
+      name: 'net',
+      cniVersion: '1.0.0',
+      disableCheck: false,
+      disableGC: false,
+      owned: false,
+      plugins: [],
+    };
+    const record = { mode: 'networks' as const, bootId: 'b', netnsPath: fixture.runDir, attachments: [] };
+    const both = (alias: string): readonly boolean[] =>
+      [
+        () => planConnection(record, network, { ips: [], aliases: [alias] }),
+        () => checkNaming({ network: ['net'], naming: { ...NAMING, aliases: [alias] } }),
+      ].map((check) => {
+        try {
+          check();
+          return true;
+        } catch (error) {
+          assert.equal(RuntimeError.from(error, 'check').code, 'INVALID_ARGUMENT', alias);
+          return false;
+        }
+      });
+    for (const alias of ['db', 'my_db', 'a.b_c', 'A-1', 'x'.repeat(63)])
+      assert.deepEqual(both(alias), [true, true], alias);
+    const bad = ['', 'a b', 'a\nb', '-a', '_a', 'a..b', '10.0.0.1', 'localhost', 'LOCALHOST', 'a;b', 'x'.repeat(64)];
+    for (const alias of bad) assert.deepEqual(both(alias), [false, false], alias);
   });
 });
