@@ -322,7 +322,7 @@ describe('CniRuntime.check, status, gc, version', () => {
 
 describe('a plugin that does not end', () => {
   test('is killed with its group at the deadline, while others go on', async (t) => {
-    const { plugins, cni } = await setUp(t, 300);
+    const { plugins, cni } = await setUp(t, 2000);
     plugins.does('first', 'ADD', 'sleep 30 & echo $! >"$run/child"; wait');
     plugins.install('healthy');
     const healthy = network({ name: 'other', plugins: [{ type: 'healthy' }] });

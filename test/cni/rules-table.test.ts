@@ -44,4 +44,13 @@ describe('the table of rules in docs/cni.md', () => {
     assert.equal(rows(table).length, lines.length - heads.length);
     assert.ok(rows(table).length > 60);
   });
+
+  test('has every lesson from 1 to 23', () => {
+    const lessons = table.split('| what goes wrong elsewhere')[1] ?? '';
+    const numbers = new Set([...lessons.matchAll(/^\| (\d+) /gm)].map(([, number]) => Number(number)));
+    assert.deepEqual(
+      [...numbers],
+      [...Array(23).keys()].map((index) => index + 1),
+    );
+  });
 });

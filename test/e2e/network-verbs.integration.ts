@@ -1,6 +1,8 @@
 /** What is done to networks beside launches: check, gc, status (docs/cni.md), through the real command line. */
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { hostCommand } from '../../src/host-command.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { CNI_BIN_DIRS, needs } from '../support/needs.ts';
@@ -230,11 +232,11 @@ test('network gc', { timeout: 120_000 }, async (t) => {
   });
 
   await t.test('keeps ADD and DEL away while it runs', async () => {
-    plugins.does('modern', 'GC', `until [ -e '${plugins.base}/go' ]; do sleep 0.05; done`);
+    const begun = `${plugins.base}/collects`;
+    plugins.does('modern', 'GC', `: >'${begun}'; until [ -e '${plugins.base}/go' ]; do sleep 0.05; done`);
     const collecting = daemon.ok(['network', 'gc', 'own']);
-    await daemon
-      .line((line) => line.msg === 'launch step' || line.msg === 'CNI plugin ran', 1000)
-      .catch(() => undefined);
+    const patience = AbortSignal.timeout(10_000);
+    while (!existsSync(begun)) await sleep(10, undefined, { signal: patience });
     const calls = plugins.calls().length;
     const launching = run('late');
     const other = await daemon.ok(['run', '--rm', IMAGE, '--', 'echo', 'elsewhere']);
@@ -245,7 +247,29 @@ test('network gc', { timeout: 120_000 }, async (t) => {
     assert.deepEqual(plugins.calls().slice(calls), ['modern ADD']);
   });
 
-  await daemon.ok(['rm', '-f', 'one', 'late']);
+  await t.test('waits for an ADD that runs, and then counts what that made', async () => {
+    const go = `${plugins.base}/added`;
+    const answer = `echo '{"cniVersion":"1.1.0"}'`;
+    plugins.does('modern', 'ADD', `: >'${plugins.base}/began'; until [ -e '${go}' ]; do sleep 0.05; done; ${answer}`);
+    plugins.does('modern', 'GC', undefined);
+    const calls = plugins.calls().length;
+    const launching = run('slow');
+    const began = AbortSignal.timeout(10_000);
+    while (!existsSync(`${plugins.base}/began`)) await sleep(10, undefined, { signal: began });
+    const before = gcRuns().length;
+    const collecting = daemon.ok(['network', 'gc', 'own']);
+    // Long enough for GC to have begun if nothing held it back.
+    await daemon.ok(['run', '--rm', IMAGE, '--', 'true']);
+    assert.equal(gcRuns().length, before, 'GC waits');
+    await hostCommand('touch', [go], AbortSignal.timeout(5000));
+    const [id] = await Promise.all([launching, collecting]);
+    assert.deepEqual(plugins.calls().slice(calls), ['modern ADD', 'modern GC']);
+    const request = JSON.parse(gcRuns().at(-1)?.stdin ?? '{}');
+    const listed: { containerID: string }[] = request['cni.dev/valid-attachments'];
+    assert.ok(listed.some(({ containerID }) => containerID === id));
+  });
+
+  await daemon.ok(['rm', '-f', 'one', 'late', 'slow']);
   await before.assertClean();
 });
 
