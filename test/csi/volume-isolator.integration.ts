@@ -7,6 +7,7 @@ import { RuntimeError } from '../../src/errors.ts';
 import type { ContainerRecord, ContainerSpec } from '../../src/runtime/container.ts';
 import { containerSpec } from '../support/container-spec.ts';
 import { failWith, hang } from '../support/fake-csi.ts';
+import { FakeStatus } from '../support/fake-status.ts';
 import { missing } from '../support/needs.ts';
 import { A, assertIdle, B, type FakeOptions, request, soon, type VolumeHost, volumeHost } from './volume-host.ts';
 
@@ -103,10 +104,14 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
     const host = await furnished(t);
     const box = container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb' }] });
     await host.isolator.prepare(box, soon());
-    host.plugin.next('NodeUnpublishVolume', failWith('INTERNAL', { message: 'not now' }));
+    host.plugin.onCall = (rpc, { volumeId }) => {
+      const stuck = rpc === 'NodeUnpublishVolume' && String(volumeId).includes('raw');
+      if (stuck) throw new FakeStatus('INTERNAL', 'not now');
+    };
     await assert.rejects(host.isolator.cleanup(A, soon()), hasCode('INTERNAL', /not now/));
     assert.deepEqual([...host.isolator.pending()], [A]);
     assert.equal(host.plugin.published.size, 1);
+    host.plugin.onCall = () => undefined;
     await host.isolator.cleanup(A, soon());
     assert.deepEqual([...host.isolator.pending()], []);
     assertIdle(host);
