@@ -23,6 +23,8 @@ export const REACTIONS = {
   'restart-paging': 'the listing changed while it was read: list again',
   'fix-volumes': 'these volumes cannot be cut together: choose others, or change them as the plugin asks',
   'use-other-ids': 'the snapshots of the group are not those on record: look at the group in the storage system',
+  'validate-then-fix': 'nothing was changed: ask for what the volume supports',
+  'full-backup': 'changes are not tracked for this volume: read the whole snapshot',
   unhealthy: 'look into the log of the plugin, restart it',
 } as const;
 
@@ -42,31 +44,13 @@ export const GENERAL_REACTIONS: Readonly<Partial<Record<Code, Reaction>>> = {
 export const RPC_REACTIONS: Readonly<Partial<Record<Rpc | StreamRpc, Readonly<Partial<Record<Code, Reaction>>>>>> = {
   Probe: { FAILED_PRECONDITION: 'unhealthy' },
   CreateVolume: {
+    INVALID_ARGUMENT: 'fix-request',
     NOT_FOUND: 'verify-backoff',
     ALREADY_EXISTS: 'fix-or-rename',
     RESOURCE_EXHAUSTED: 'clear-cause-backoff',
     OUT_OF_RANGE: 'fix-request',
   },
   DeleteVolume: { FAILED_PRECONDITION: 'clear-cause-backoff' },
-  CreateSnapshot: {
-    ALREADY_EXISTS: 'fix-or-rename',
-    ABORTED: 'conflict-backoff',
-    RESOURCE_EXHAUSTED: 'fail-request',
-  },
-  DeleteSnapshot: {
-    INVALID_ARGUMENT: 'use-group-delete',
-    FAILED_PRECONDITION: 'clear-cause-backoff',
-    ABORTED: 'conflict-backoff',
-  },
-  ListSnapshots: { ABORTED: 'restart-paging' },
-  GetSnapshot: { NOT_FOUND: 'verify-backoff' },
-  CreateVolumeGroupSnapshot: {
-    ALREADY_EXISTS: 'fix-or-rename',
-    FAILED_PRECONDITION: 'fix-volumes',
-    RESOURCE_EXHAUSTED: 'later-attempt',
-  },
-  DeleteVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', FAILED_PRECONDITION: 'clear-cause-backoff' },
-  GetVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', NOT_FOUND: 'verify-backoff' },
   ControllerPublishVolume: {
     NOT_FOUND: 'verify-backoff',
     ALREADY_EXISTS: 'fix-request',
@@ -74,6 +58,24 @@ export const RPC_REACTIONS: Readonly<Partial<Record<Rpc | StreamRpc, Readonly<Pa
     RESOURCE_EXHAUSTED: 'clear-cause-backoff',
   },
   ControllerUnpublishVolume: { NOT_FOUND: 'verify-backoff' },
+  ValidateVolumeCapabilities: { NOT_FOUND: 'verify-backoff' },
+  ListVolumes: { ABORTED: 'restart-paging' },
+  ControllerGetVolume: { NOT_FOUND: 'verify-backoff' },
+  ControllerModifyVolume: { INVALID_ARGUMENT: 'validate-then-fix', NOT_FOUND: 'verify-backoff' },
+  CreateSnapshot: { ALREADY_EXISTS: 'fix-or-rename', ABORTED: 'conflict-backoff', RESOURCE_EXHAUSTED: 'fail-request' },
+  DeleteSnapshot: {
+    INVALID_ARGUMENT: 'use-group-delete',
+    FAILED_PRECONDITION: 'clear-cause-backoff',
+    ABORTED: 'conflict-backoff',
+  },
+  ListSnapshots: { ABORTED: 'restart-paging' },
+  GetSnapshot: { NOT_FOUND: 'verify-backoff' },
+  ControllerExpandVolume: {
+    INVALID_ARGUMENT: 'validate-then-fix',
+    NOT_FOUND: 'verify-backoff',
+    FAILED_PRECONDITION: 'clear-cause-backoff',
+    OUT_OF_RANGE: 'fix-request',
+  },
   NodeStageVolume: {
     NOT_FOUND: 'verify-backoff',
     ALREADY_EXISTS: 'fix-request',
@@ -86,6 +88,27 @@ export const RPC_REACTIONS: Readonly<Partial<Record<Rpc | StreamRpc, Readonly<Pa
     FAILED_PRECONDITION: 'validate-or-wait',
   },
   NodeUnpublishVolume: { NOT_FOUND: 'verify-backoff' },
+  NodeGetVolumeStats: { NOT_FOUND: 'verify-backoff' },
+  NodeExpandVolume: {
+    INVALID_ARGUMENT: 'validate-then-fix',
+    NOT_FOUND: 'verify-backoff',
+    FAILED_PRECONDITION: 'never-retry',
+    OUT_OF_RANGE: 'fix-request',
+  },
+  CreateVolumeGroupSnapshot: {
+    ALREADY_EXISTS: 'fix-or-rename',
+    FAILED_PRECONDITION: 'fix-volumes',
+    RESOURCE_EXHAUSTED: 'later-attempt',
+  },
+  DeleteVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', FAILED_PRECONDITION: 'clear-cause-backoff' },
+  GetVolumeGroupSnapshot: { INVALID_ARGUMENT: 'use-other-ids', NOT_FOUND: 'verify-backoff' },
+  GetMetadataAllocated: { INVALID_ARGUMENT: 'fix-request', NOT_FOUND: 'verify-backoff', OUT_OF_RANGE: 'fix-request' },
+  GetMetadataDelta: {
+    INVALID_ARGUMENT: 'fix-request',
+    NOT_FOUND: 'verify-backoff',
+    FAILED_PRECONDITION: 'full-backup',
+    OUT_OF_RANGE: 'fix-request',
+  },
 };
 
 /** What a person can do about a failed call, if the specification knows. */
@@ -111,8 +134,7 @@ export function isDownward(rpc: Rpc | StreamRpc): boolean {
 
 /** True when the very same call may be sent again at once, after a pause. */
 export function isRepeatable(error: CsiError): boolean {
-  // Of a listing it says that the token is stale: the same page will not come (CSI ListVolumes, ListSnapshots).
-  if (error.code === 'ABORTED' && (error.rpc === 'ListSnapshots' || error.rpc === 'ListVolumes')) return false;
+  if (RPC_REACTIONS[error.rpc]?.[error.code] === 'restart-paging') return false;
   return RETRYABLE.has(error.code) || (error.code === 'DEADLINE_EXCEEDED' && isDownward(error.rpc));
 }
 

@@ -7,6 +7,7 @@
  */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import { CallLimit } from './call-limit.ts';
 import { cutShort } from './csi-client.ts';
 import { isDownward, isRepeatable } from './error-reactions.ts';
 import type { Plugin } from './plugin.ts';
@@ -47,6 +48,8 @@ export interface PluginCallerOptions {
   readonly log: Logger;
   readonly deadlines?: VolumeDeadlines | undefined;
   readonly secrets?: SecretSource | undefined;
+  /** Changing calls to one plugin's controller at a time; 1 unless given. */
+  readonly controllerCalls?: number | undefined;
 }
 
 /** What a call is about. */
@@ -71,11 +74,13 @@ const DOWNWARD_PLUGIN_MS = 2000;
 
 export class PluginCaller {
   readonly #options: PluginCallerOptions;
+  readonly #limit: CallLimit;
   /** By name of the object. */
   readonly #inFlight = new Map<string, InFlight>();
 
   constructor(options: PluginCallerOptions) {
     this.#options = options;
+    this.#limit = new CallLimit(options.controllerCalls ?? 1);
   }
 
   /** Waits for a plugin. @throws {RuntimeError} UNAVAILABLE with advice */
@@ -103,7 +108,9 @@ export class PluginCaller {
         const plugin = await this.plugin(driver, signal, patienceMs);
         const sent = { name, plugin: driver, rpc };
         const full = await this.#withSecrets(subject, rpc, request, signal);
-        return this.#send(sent, (stop) => plugin.call(rpc, full, stop), signal);
+        if (signal.aborted) throw cutShort(driver, rpc, signal);
+        const leave = await this.#limit.enter(driver, rpc, signal);
+        return this.#send(sent, (stop) => plugin.call(rpc, full, stop).finally(leave), signal);
       },
       {
         budgetMs: deadlines?.retryForMs ?? 30_000,
@@ -136,7 +143,6 @@ export class PluginCaller {
     send: (stop: AbortSignal) => Promise<T>,
     signal: AbortSignal,
   ): Promise<T> {
-    if (signal.aborted) throw cutShort(plugin, rpc, signal);
     const stop = new AbortController();
     const answer = send(stop.signal);
     const over = (): void => {

@@ -63,6 +63,27 @@ export function ended({ claims }: VolumeRecord, over: (claim: Claim) => boolean)
   return claims.map((claim) => (over(claim) ? { ...claim, releasing: true } : claim));
 }
 
+/**
+ * Claims that stay. One that is over goes when nothing of it is left: its own target, or a target that others use, or, for
+ * the last ones, all of the volume.
+ */
+export function remainingClaims(record: VolumeRecord): readonly Claim[] {
+  const down = record.state === 'created';
+  const targets = new Set(record.publications.map(({ key }) => key));
+  const shared = !ACCESS_MODES[record.accessMode].ownTargets && activeClaims(record).length > 0;
+  const gone = (id: string): boolean =>
+    down || shared || (targets.size > 0 && !targets.has(publicationKey(record, id)));
+  return record.claims.filter(({ containerId, releasing }) => !releasing || !gone(containerId));
+}
+
+/** Claims after a start of the daemon: over is what another boot has left, and what had not come up. */
+export function survivingClaims(record: VolumeRecord, bootId: string): readonly Claim[] {
+  const here = record.bootId === bootId;
+  const up = record.publications.filter(({ state }) => here && state === 'published').map(({ key }) => key);
+  const over = ({ containerId }: Claim): boolean => !up.includes(publicationKey(record, containerId));
+  return record.claims.some(over) ? ended(record, over) : record.claims;
+}
+
 /** @throws {RuntimeError} FAILED_PRECONDITION naming the containers that use it */
 export function checkUnused(record: VolumeRecord): void {
   const users = activeClaims(record).map(({ containerId }) => containerId);
@@ -71,4 +92,11 @@ export function checkUnused(record: VolumeRecord): void {
 
 function refused(message: string): RuntimeError {
   return new RuntimeError('FAILED_PRECONDITION', message);
+}
+
+/** The error for a name that is not on record. */
+export function unknownVolume(name: string): RuntimeError {
+  const shown = name.slice(0, 128);
+  const advice = `make it with "berth volume create ${shown} --size 64Mi", or see "berth volume ls"`;
+  return new RuntimeError('NOT_FOUND', `no such volume: ${shown}: ${advice}`);
 }

@@ -152,7 +152,7 @@ export class VolumeLadder {
     const record = this.#write(start, publication);
     try {
       const place = await this.#nodePublish(record, publication, signal);
-      this.#write(record, { ...publication, state: 'published' }, { failure: undefined });
+      this.#write(record, { ...publication, state: 'published' }, this.#settled(record, key));
       return place;
     } catch (error) {
       if (!fresh || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);
@@ -228,7 +228,7 @@ export class VolumeLadder {
 
   #lowered(record: VolumeRecord, rung: Rung, key: string | undefined): VolumeRecord {
     const below = key === undefined ? { state: stateBelow(record, rung) ?? 'created' } : without(record, key);
-    return this.#journal.write(record, { ...below, failure: undefined });
+    return this.#journal.write(record, { ...below, ...this.#settled({ ...record, ...below }) });
   }
 
   async #down(record: VolumeRecord, { rung: { down }, key = '' }: Step, signal: AbortSignal): Promise<void> {
@@ -274,6 +274,12 @@ export class VolumeLadder {
     if (rung === 'stage') await mounts.clearStage(paths, signal);
     const last = record.publications.every((one) => one.key === key) && !record.rungs.includes('stage');
     if (rung === 'stage' || last) await mounts.clearDir(paths, signal);
+  }
+
+  /** The last failure is over, unless it is another target's. */
+  #settled({ publications }: VolumeRecord, key?: string): Partial<VolumeRecord> {
+    const stuck = publications.some((one) => one.key !== key && one.state !== 'published');
+    return stuck ? {} : { failure: undefined };
   }
 
   #write(record: VolumeRecord, publication: Publication, changes: Partial<VolumeRecord> = {}): VolumeRecord {

@@ -11,48 +11,39 @@
  */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
-import type { RunProgram } from '../run-program.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
-import { ACCESS_MODES } from './access-modes.ts';
-import { PluginCaller, type SecretSource, type VolumeDeadlines } from './plugin-caller.ts';
-import type { PluginRegistry } from './plugin-registry.ts';
-import type { SnapshotCatalog } from './snapshot-catalog.ts';
-import type { Claim, VolumeRecord } from './volume.ts';
+import { PluginCaller } from './plugin-caller.ts';
+import type { Availability, Claim, VolumeRecord } from './volume.ts';
 import { type PlannedAttempt, VolumeBacklog } from './volume-backlog.ts';
-import { checkIdle, checkUnused, claimed, ended, type PublishOptions } from './volume-claims.ts';
+import {
+  checkIdle,
+  checkUnused,
+  claimed,
+  ended,
+  type PublishOptions,
+  remainingClaims,
+  survivingClaims,
+  unknownVolume,
+} from './volume-claims.ts';
+import { VolumeDetachment } from './volume-detachment.ts';
 import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
+import type { VolumeManagerOptions } from './volume-manager-options.ts';
 import { type PublishedPlace, VolumeMounts } from './volume-mounts.ts';
 import { VolumeProvisioning } from './volume-provisioning.ts';
-import { checkContainerId, isSameRequest, type VolumeWish, validateVolumeRequest } from './volume-request.ts';
+import { VolumeRegistration } from './volume-registration.ts';
+import {
+  checkContainerId,
+  isSameRequest,
+  type RegisterRequest,
+  type VolumeWish,
+  validateRegisterRequest,
+  validateVolumeRequest,
+} from './volume-request.ts';
 import { VolumeSources } from './volume-source.ts';
-import { activeClaims, neededKeys, publicationKey } from './volume-states.ts';
-
-export interface VolumeManagerOptions {
-  readonly registry: PluginRegistry;
-  readonly store: Store<VolumeRecord>;
-  /** What volumes may be restored from. */
-  readonly snapshots: SnapshotCatalog;
-  /** Volumes are mounted in ROOT/csi/mounts. */
-  readonly rootDir: string;
-  /** This boot's id (src/process-identity.ts). */
-  readonly bootId: string;
-  readonly log: Logger;
-  readonly deadlines?: VolumeDeadlines;
-  readonly secrets?: SecretSource;
-  /** Who starts programs; this process unless given. */
-  readonly run?: RunProgram | undefined;
-  /** Longest time to look at a mount; 5,000 unless given. */
-  readonly lookMs?: number | undefined;
-}
-
-/** What work beside the manager may use while it has a volume's lane. */
-export interface VolumeTools {
-  readonly caller: PluginCaller;
-  readonly journal: VolumeJournal;
-  readonly mounts: VolumeMounts;
-}
+import { activeClaims, neededKeys } from './volume-states.ts';
+import type { VolumeTools } from './volume-tools.ts';
 
 /** Longest time one attempt in the background may take. */
 const ATTEMPT_TIMEOUT_MS = 60_000;
@@ -70,6 +61,8 @@ export class VolumeManager {
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
   readonly #provisioning: VolumeProvisioning;
+  readonly #registration: VolumeRegistration;
+  readonly #detachment: VolumeDetachment;
   readonly #sources: VolumeSources;
   readonly #lanes = new Serial();
   readonly #backlog: VolumeBacklog;
@@ -80,12 +73,14 @@ export class VolumeManager {
     this.#log = options.log.child({ component: 'volumes' });
     this.#mounts = new VolumeMounts({ ...options, log: this.#log });
     this.#journal = new VolumeJournal(options.store, this.#log);
-    const { registry, deadlines, secrets, bootId } = options;
-    this.#caller = new PluginCaller({ registry, deadlines, secrets, log: this.#log });
+    const { registry, bootId } = options;
+    this.#caller = new PluginCaller({ ...options, log: this.#log });
     const shared = { caller: this.#caller, journal: this.#journal, log: this.#log, records: () => this.list() };
     this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
     this.#sources = new VolumeSources(options.store, options.snapshots);
     this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
+    this.#detachment = new VolumeDetachment({ ...shared, ladder: this.#ladder, mounts: this.#mounts });
+    this.#registration = new VolumeRegistration(shared);
     this.#backlog = new VolumeBacklog({
       log: this.#log,
       settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
@@ -133,7 +128,7 @@ export class VolumeManager {
   /** @throws {RuntimeError} NOT_FOUND, or DATA_LOSS when its record does not decode */
   get(name: string): VolumeRecord {
     const record = this.#store.read(name);
-    if (record === undefined) throw unknown(name);
+    if (record === undefined) throw unknownVolume(name);
     return record;
   }
 
@@ -154,6 +149,42 @@ export class VolumeManager {
   ): Promise<T> {
     const tools = { caller: this.#caller, journal: this.#journal, mounts: this.#mounts };
     return this.#lanes.run(name, () => work(this.get(name), tools), signal);
+  }
+
+  /**
+   * Takes a volume into the records that the storage system has already.
+   * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS, or what the plugin says
+   */
+  async register(request: RegisterRequest, signal: AbortSignal): Promise<VolumeRecord> {
+    validateRegisterRequest(request);
+    const { name } = request;
+    const work = (): Promise<VolumeRecord> => this.#registration.register(request, this.#store.read(name), signal);
+    return this.#lanes.run(name, work, signal);
+  }
+
+  /** Says whether containers may begin to use a volume. Those that use it go on. @throws {RuntimeError} NOT_FOUND */
+  async update(name: string, availability: Availability, signal: AbortSignal): Promise<VolumeRecord> {
+    return this.exclusive(name, async (record) => this.#journal.write(record, { availability }), signal);
+  }
+
+  /**
+   * Takes a volume off this machine. Forced, it ends the claims of containers, whether they run or not, and passes over
+   * what fails; its mounts are given up then, and the record says what was skipped.
+   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION while containers claim it, or what failed
+   */
+  async detach(name: string, force: boolean, signal: AbortSignal): Promise<VolumeRecord> {
+    const work = async (record: VolumeRecord): Promise<VolumeRecord> => {
+      checkIdle(record);
+      if (!force) {
+        checkUnused(record);
+        await this.#attempt(name, () => this.#settle(name, signal));
+        return this.get(name);
+      }
+      const detached = await this.#detachment.force(record, signal);
+      this.#backlog.done(name);
+      return detached;
+    };
+    return this.exclusive(name, work, signal);
   }
 
   /**
@@ -266,14 +297,8 @@ export class VolumeManager {
     }
   }
 
-  /** A claim that is over goes when nothing of it is left: its own target, or, for the last ones, all of the volume. */
   #forgetEnded(record: VolumeRecord): void {
-    const down = record.state === 'created';
-    const targets = new Set(record.publications.map(({ key }) => key));
-    const claims = record.claims.filter(({ containerId, releasing }) => {
-      const gone = down || (targets.size > 0 && !targets.has(publicationKey(record, containerId)));
-      return !releasing || !(gone || isShared(record));
-    });
+    const claims = remainingClaims(record);
     if (claims.length < record.claims.length) this.#journal.write(record, { claims });
   }
 
@@ -289,10 +314,8 @@ export class VolumeManager {
   /** Claims of containers that cannot be running: of another boot, or on a volume that had not come up. */
   #void(name: string): void {
     const record = this.get(name);
-    const here = record.bootId === this.#options.bootId;
-    const up = record.publications.filter(({ state }) => here && state === 'published').map(({ key }) => key);
-    const over = ({ containerId }: Claim): boolean => !up.includes(publicationKey(record, containerId));
-    if (record.claims.some(over)) this.#journal.write(record, { claims: ended(record, over) });
+    const claims = survivingClaims(record, this.#options.bootId);
+    if (claims !== record.claims) this.#journal.write(record, { claims });
   }
 
   /** Runs work that must be done in the end: when it fails it is tried again in the background. */
@@ -307,17 +330,6 @@ export class VolumeManager {
   }
 }
 
-/** Other containers use the same target: the claim alone goes. */
-function isShared(record: VolumeRecord): boolean {
-  return !ACCESS_MODES[record.accessMode].ownTargets && activeClaims(record).length > 0;
-}
-
 function now(): string {
   return new Date().toISOString();
-}
-
-function unknown(name: string): RuntimeError {
-  const shown = name.slice(0, 128);
-  const advice = `make it with "berth volume create ${shown} --size 64Mi", or see "berth volume ls"`;
-  return new RuntimeError('NOT_FOUND', `no such volume: ${shown}: ${advice}`);
 }

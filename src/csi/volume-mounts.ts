@@ -146,12 +146,17 @@ export class VolumeMounts {
     await this.#remove(dir, signal);
   }
 
-  /** Takes away whatever is mounted in the volume's directory, also what is busy or hangs: it goes when it is let go. */
-  async abandon({ dir }: VolumePaths, signal: AbortSignal): Promise<void> {
-    for (const { mountPoint } of mountsBelow(dir)) {
+  /**
+   * Gives up a target, or, without a key, the stage and all that is mounted beside it: also what is busy or hangs. A mount
+   * goes for good when its last user lets go.
+   */
+  async abandon(paths: VolumePaths, key: string | undefined, signal: AbortSignal): Promise<void> {
+    const place = key === undefined ? paths.dir : paths.target(key);
+    for (const { mountPoint } of mountsBelow(place)) {
       this.#log.warn({ path: mountPoint }, 'a mount is given up');
       await this.#program('umount', ['--lazy', '--no-canonicalize', mountPoint], signal);
     }
+    for (const path of key === undefined ? [paths.stage, paths.dir] : [place]) await this.#remove(path, signal);
   }
 
   async #unmount(path: string, signal: AbortSignal): Promise<void> {

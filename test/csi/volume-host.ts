@@ -10,7 +10,8 @@ import { decodeSnapshotRecord } from '../../src/csi/snapshot.ts';
 import { SnapshotCatalog } from '../../src/csi/snapshot-catalog.ts';
 import { SnapshotManager } from '../../src/csi/snapshot-manager.ts';
 import { decodeVolumeRecord, type VolumeRecord } from '../../src/csi/volume.ts';
-import { VolumeManager, type VolumeManagerOptions } from '../../src/csi/volume-manager.ts';
+import { VolumeManager } from '../../src/csi/volume-manager.ts';
+import type { VolumeManagerOptions } from '../../src/csi/volume-manager-options.ts';
 import type { VolumeRequest } from '../../src/csi/volume-request.ts';
 import { mountsBelow } from '../../src/mountinfo.ts';
 import { Database, type Store } from '../../src/store.ts';
@@ -24,7 +25,9 @@ export const B: string = 'b'.repeat(32);
 export const soon = (): AbortSignal => AbortSignal.timeout(20_000);
 
 export type FakeOptions = Partial<Omit<FakeCsiOptions, 'socketPath' | 'backingDir'>>;
-type ManagerOptions = Partial<Pick<VolumeManagerOptions, 'bootId' | 'deadlines' | 'secrets' | 'log'>>;
+type ManagerOptions = Partial<
+  Pick<VolumeManagerOptions, 'lookMs' | 'controllerCalls' | 'bootId' | 'deadlines' | 'secrets' | 'log'>
+>;
 
 export class VolumeHost {
   readonly dir: string;
