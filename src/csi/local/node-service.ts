@@ -128,8 +128,9 @@ export class NodeService {
 
   async #stats(request: NodeGetVolumeStatsRequest__Output): Promise<{ usage: VolumeUsage[] }> {
     const id = checkVolumeId(request.volumeId);
-    const path = await resolvePath('volume_path', request.volumePath);
+    if (request.volumePath === '') throw invalid('volume_path', 'is missing');
     const volume = this.#files.get(id);
+    const path = await livePath(request.volumePath);
     const { staged, targets } = await this.#files.readNodeRecord(id);
     const isStagedHere = staged !== undefined && staged.path === path;
     const isPublishedHere = path !== undefined && Object.hasOwn(targets, path);
@@ -205,6 +206,16 @@ async function existingDirectory(field: string, path: string | undefined): Promi
   const found = path === undefined ? undefined : await lstatIfThere(path);
   if (path !== undefined && found?.isDirectory() === true) return path;
   throw new RuntimeError('FAILED_PRECONDITION', `${field}: the caller makes this directory, and it is not there`);
+}
+
+/** A path that cannot be one of a volume is merely one where no volume is. */
+async function livePath(path: string): Promise<string | undefined> {
+  try {
+    return await resolvePath('volume_path', path);
+  } catch (error) {
+    if (error instanceof RuntimeError && error.code === 'INVALID_ARGUMENT') return undefined;
+    throw error;
+  }
 }
 
 async function lstatIfThere(path: string): Promise<Stats | undefined> {

@@ -168,6 +168,13 @@ for (const access of ['mount', 'block'] as const) {
       ],
       [
         'NodeGetVolumeStats',
+        'an unknown volume at a path that is none',
+        () => ({ volumeId: UNKNOWN_ID, volumePath: 'some/path' }),
+        'NOT_FOUND',
+      ],
+      ['NodeGetVolumeStats', 'a path that is none', () => ({ volumeId, volumePath: 'some/path' }), 'NOT_FOUND'],
+      [
+        'NodeGetVolumeStats',
         'a path where the volume is not',
         () => ({ volumeId, volumePath: '/some/path' }),
         'NOT_FOUND',
