@@ -90,7 +90,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   const ipam = ipamParts(config, database, log);
   parts.defer(() => ipam.server.stop());
   const network = networkParts(config, database, run, log);
-  const volume = volumeParts(config, database, log);
+  const volume = volumeParts(config, database, run, log);
   parts.defer(() => volume.close());
   const launcher = new OciLauncher({
     runtime: runtime instanceof Error ? config.runtime : runtime.path,

@@ -19,6 +19,7 @@ import { SnapshotManager } from './csi/snapshot-manager.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
 import { readBootId } from './process-identity.ts';
+import type { RunProgram } from './run-program.ts';
 import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
 import type { Database } from './store.ts';
 
@@ -36,7 +37,7 @@ export interface VolumeParts {
 }
 
 /** Makes the parts; nothing runs before `start`. */
-export function volumeParts(config: Config, database: Database, log: Logger): VolumeParts {
+export function volumeParts(config: Config, database: Database, run: RunProgram, log: Logger): VolumeParts {
   const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
   const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
   const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
@@ -50,6 +51,7 @@ export function volumeParts(config: Config, database: Database, log: Logger): Vo
     snapshots: new SnapshotCatalog(snapshotRecords, groupRecords),
     rootDir: config.root,
     bootId: readBootId(),
+    run,
     secrets: (plugin, rpc, signal, name) => secrets.resolve(plugin, rpc, signal, name),
     log,
   });

@@ -352,7 +352,10 @@ describe('berth for everything else', { concurrency: 2 }, () => {
     assert.partialDeepStrictEqual(await bench.json('volume', 'inspect', 'disk'), expected);
     assert.equal(await bench.ok('volume', 'rm', 'disk'), 'disk\n');
     assert.match((await bench.berth('volume', 'create', 'x')).stderr, /--size/);
-    assert.match(await bench.ok('csi', 'ls'), /^local\.csi\.berth +ready +1 +\/run\/berth\/csi\/local\.sock$/m);
+    assert.match(
+      await bench.ok('csi', 'ls'),
+      /^local\.csi\.berth +ready +1 +\/run\/berth\/csi\/local\.sock +2026-01-31T12:00:00\.000Z$/m,
+    );
     const plugins = await bench.json('csi', 'ls', '--format', 'json');
     assert.partialDeepStrictEqual(plugins, [{ name: 'local.csi.berth', socket: '/run/berth/csi/local.sock' }]);
   });
