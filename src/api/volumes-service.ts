@@ -4,19 +4,23 @@ import type { VolumeManager } from '../csi/volume-manager.ts';
 import type { VolumeAccess, VolumeSource, VolumeWish } from '../csi/volume-request.ts';
 import { invalid } from '../errors.ts';
 import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVolumeRequest.ts';
+import type { ExpandVolumeRequest__Output } from './generated/berth/v1/ExpandVolumeRequest.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
 import type { VolumeRequest__Output } from './generated/berth/v1/VolumeRequest.ts';
+import type { VolumeStatsRequest__Output } from './generated/berth/v1/VolumeStatsRequest.ts';
+import type { VolumeStatsResponse } from './generated/berth/v1/VolumeStatsResponse.ts';
 import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
+import { volumeStatsMessage } from './volume-stats-message.ts';
 
 /** Serves volumes of which nobody said where they come from. */
 const DEFAULT_DRIVER = 'local.csi.berth';
 
 /** What the service asks of the volume manager. */
-export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'remove'>;
+export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'remove' | 'expand' | 'stats'>;
 
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
@@ -35,6 +39,16 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
 
   async inspect({ name }: VolumeRequest__Output): Promise<Volume> {
     return volumeMessage(this.#volumes.get(checkRef('name', name)));
+  }
+
+  async expand({ name, capacityBytes }: ExpandVolumeRequest__Output, { signal }: Call): Promise<Volume> {
+    return volumeMessage(await this.#volumes.expand(checkRef('name', name), BigInt(capacityBytes), signal));
+  }
+
+  async stats({ names }: VolumeStatsRequest__Output, { signal }: Call): Promise<VolumeStatsResponse> {
+    const wanted = names.length > 0 ? names : this.#volumes.list().map(({ name }) => name);
+    const stats = await Promise.all(wanted.map((name) => this.#volumes.stats(checkRef('name', name), signal)));
+    return { stats: stats.map(volumeStatsMessage) };
   }
 
   async remove({ name }: VolumeRequest__Output, { signal }: Call): Promise<RemoveVolumeResponse> {
@@ -86,6 +100,7 @@ function volumeMessage(volume: VolumeRecord): Volume {
     createdAt,
     containerIds: volume.claims.map(({ containerId }) => containerId),
     error: volume.failure?.message ?? '',
+    pendingExpansion: volume.expansion !== undefined,
     ...(volume.source === undefined ? {} : sourceMessage(volume.source)),
   };
 }

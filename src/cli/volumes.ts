@@ -8,6 +8,7 @@ import { type Format, formatOption, jsonOption, listOption, type Session } from 
 import { formatSize, parseSize } from './size.ts';
 import { addVolumeSnapshot } from './snapshots.ts';
 import type { Column } from './table.ts';
+import { addVolumeOperations } from './volume-operations.ts';
 
 /** What commander makes of the flags of `volume create`. */
 export interface VolumeFlags {
@@ -27,6 +28,7 @@ export function addVolumeVerbs(program: Command, session: Session): void {
     .summary('volumes: create, ls, inspect, rm, snapshot')
     .description('Volumes of CSI plugins. A container gets one by -v NAME:/path or --device NAME:/dev/name.');
   addCreate(group, session);
+  addVolumeOperations(group, session);
   group
     .command('ls')
     .alias('list')
@@ -149,6 +151,7 @@ function volumeObject(volume: Volume__Output): Record<string, unknown> {
     containers: volume.containerIds,
     fromSnapshot: volume.fromSnapshot ?? null,
     fromVolume: volume.fromVolume ?? null,
+    pendingExpansion: volume.pendingExpansion,
     error,
   };
 }

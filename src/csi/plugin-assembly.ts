@@ -118,6 +118,7 @@ function together(
   owner: (part: PluginPart) => PluginMember | undefined,
 ): PluginCapabilities {
   return {
+    expansion: new Set(owners.flatMap(({ met }) => [...(met?.capabilities.expansion ?? [])])),
     plugin: new Set(owners.flatMap(({ met }) => [...(met?.capabilities.plugin ?? [])])),
     controller: owner('controller')?.met?.capabilities.controller ?? new Set(),
     node: owner('node')?.met?.capabilities.node ?? new Set(),

@@ -88,6 +88,7 @@ export async function meetSocket(
   if (!(await client.probe(signal))) return undefined;
   const answer = await client.call('GetPluginCapabilities', {}, signal);
   const plugin = new Set(answer.capabilities.flatMap(({ service }) => known<PluginService>(service?.type)));
+  const expansion = new Set(answer.capabilities.flatMap(({ volumeExpansion }) => known(volumeExpansion?.type)));
   const has = (service: PluginService): boolean => role !== 'node' && plugin.has(service);
   const [controller, group, node, nodeInfo] = await Promise.all([
     has('CONTROLLER_SERVICE') ? controllerCapabilities(client, signal) : undefined,
@@ -108,6 +109,7 @@ export async function meetSocket(
     );
   }
   const capabilities = {
+    expansion,
     plugin,
     controller: controller ?? new Set<never>(),
     node: node ?? new Set<never>(),

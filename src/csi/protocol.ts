@@ -181,6 +181,8 @@ export interface PluginCapabilities {
   readonly controller: ReadonlySet<ControllerCapability>;
   readonly node: ReadonlySet<NodeCapability>;
   readonly groupController: ReadonlySet<GroupControllerCapability>;
+  /** "ONLINE", "OFFLINE": when volumes may be expanded (CSI "VolumeExpansion"); absent when it does not say. */
+  readonly expansion?: ReadonlySet<string>;
 }
 
 /** A volume capability in the words of the wire. */

@@ -160,7 +160,8 @@ export function capabilityOf(record: VolumeRecord, group: number | undefined = r
   return { ...capability, mount: { ...capability.mount, mountFlags: [...mountFlags], volumeMountGroup } };
 }
 
-function idOf({ name, volumeId }: VolumeRecord): string {
+/** @throws {RuntimeError} INTERNAL before CreateVolume has answered */
+export function idOf({ name, volumeId }: VolumeRecord): string {
   if (volumeId !== undefined) return volumeId;
   throw new RuntimeError('INTERNAL', `volume ${name} has no id yet`);
 }

@@ -14,6 +14,7 @@ import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError } from './protocol.ts';
 import type { Publication, VolumeRecord } from './volume.ts';
 import * as calls from './volume-calls.ts';
+import type { VolumeExpansion } from './volume-expansion.ts';
 import type { VolumeJournal } from './volume-journal.ts';
 import type { PublishedPlace, VolumeMounts } from './volume-mounts.ts';
 import { checkReachable, checkRoom } from './volume-placement.ts';
@@ -32,6 +33,7 @@ export interface VolumeLadderOptions {
   readonly caller: PluginCaller;
   readonly journal: VolumeJournal;
   readonly mounts: VolumeMounts;
+  readonly expansion: VolumeExpansion;
   readonly bootId: string;
   readonly log: Logger;
   /** All records, to count what a plugin has on this node. */
@@ -132,7 +134,8 @@ export class VolumeLadder {
     const record = this.#journal.write(start, { state: rung.raising });
     try {
       const learned = await this.#up(record, rung, signal);
-      return this.#journal.write(record, { ...learned, state: rung.raised, failure: undefined });
+      const raised = this.#journal.write(record, { ...learned, state: rung.raised, failure: undefined });
+      return rung.rung === 'stage' ? await this.#options.expansion.whenUp(raised, signal) : raised;
     } catch (error) {
       if (!fresh || below === undefined || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);
       await this.#journal.noting(record, rung.up, () => this.#clear(record, { rung }, signal));
@@ -152,7 +155,9 @@ export class VolumeLadder {
     const record = this.#write(start, publication);
     try {
       const place = await this.#nodePublish(record, publication, signal);
-      this.#write(record, { ...publication, state: 'published' }, this.#settled(record, key));
+      const up = this.#write(record, { ...publication, state: 'published' }, this.#settled(record, key));
+      const first = start.publications.length === 0 && !start.rungs.includes('stage');
+      if (first) await this.#options.expansion.whenUp(up, signal);
       return place;
     } catch (error) {
       if (!fresh || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);

@@ -27,6 +27,7 @@ import {
   unknownVolume,
 } from './volume-claims.ts';
 import { VolumeDetachment } from './volume-detachment.ts';
+import { VolumeExpansion } from './volume-expansion.ts';
 import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
 import type { VolumeManagerOptions } from './volume-manager-options.ts';
@@ -43,6 +44,7 @@ import {
 } from './volume-request.ts';
 import { VolumeSources } from './volume-source.ts';
 import { activeClaims, neededKeys } from './volume-states.ts';
+import { type VolumeStats, volumeStats } from './volume-stats.ts';
 import type { VolumeTools } from './volume-tools.ts';
 
 /** Longest time one attempt in the background may take. */
@@ -60,6 +62,7 @@ export class VolumeManager {
   readonly #caller: PluginCaller;
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
+  readonly #expansion: VolumeExpansion;
   readonly #provisioning: VolumeProvisioning;
   readonly #registration: VolumeRegistration;
   readonly #detachment: VolumeDetachment;
@@ -76,14 +79,16 @@ export class VolumeManager {
     const { registry, bootId } = options;
     this.#caller = new PluginCaller({ ...options, log: this.#log });
     const shared = { caller: this.#caller, journal: this.#journal, log: this.#log, records: () => this.list() };
-    this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, bootId });
+    const retry = (name: string): void => this.#backlog.add(name);
+    this.#expansion = new VolumeExpansion({ ...shared, mounts: this.#mounts, retry });
+    this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, expansion: this.#expansion, bootId });
     this.#sources = new VolumeSources(options.store, options.snapshots);
     this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
     this.#detachment = new VolumeDetachment({ ...shared, ladder: this.#ladder, mounts: this.#mounts });
     this.#registration = new VolumeRegistration(shared);
     this.#backlog = new VolumeBacklog({
       log: this.#log,
-      settle: (name, signal) => this.#lanes.run(name, () => this.#settle(name, signal), signal),
+      settle: (name, signal) => this.#lanes.run(name, () => this.#settleAll(name, signal), signal),
       attemptMs: ATTEMPT_TIMEOUT_MS,
     });
     this.#backlog.follow(registry, (driver) => this.list().filter((record) => record.driver === driver));
@@ -151,6 +156,16 @@ export class VolumeManager {
     return this.#lanes.run(name, () => work(this.get(name), tools), signal);
   }
 
+  /** Makes a volume larger; what fails without an outcome goes on in the background. @throws as VolumeExpansion.expand */
+  async expand(name: string, bytes: number | bigint, signal: AbortSignal): Promise<VolumeRecord> {
+    return this.exclusive(name, (record) => this.#expansion.expand(record, bytes, signal), signal);
+  }
+
+  /** How full a volume is and how it fares; never fails for the plugin's sake. @throws {RuntimeError} NOT_FOUND */
+  async stats(name: string, signal: AbortSignal): Promise<VolumeStats> {
+    return volumeStats(this.get(name), { caller: this.#caller, mounts: this.#mounts }, signal);
+  }
+
   /**
    * Takes a volume into the records that the storage system has already.
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS, or what the plugin says
@@ -192,16 +207,12 @@ export class VolumeManager {
    * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION while containers claim it, or what the plugin says
    */
   async remove(name: string, signal: AbortSignal): Promise<void> {
-    await this.#lanes.run(
-      name,
-      async () => {
-        const record = this.get(name);
-        checkUnused(record);
-        this.#sources.refuseRemoval(name);
-        await this.#attempt(name, () => this.#unmake(record, signal));
-      },
-      signal,
-    );
+    const work = async (record: VolumeRecord): Promise<void> => {
+      checkUnused(record);
+      this.#sources.refuseRemoval(name);
+      await this.#attempt(name, () => this.#unmake(record, signal));
+    };
+    await this.exclusive(name, work, signal);
   }
 
   /**
@@ -222,7 +233,7 @@ export class VolumeManager {
         const record = this.get(name);
         const wanted = claimed(record, containerId, options);
         const others = record.claims.filter((claim) => claim.containerId !== containerId);
-        const claim: Claim = { containerId, ...options, claimedAt: now(), releasing: false };
+        const claim: Claim = { containerId, ...options, claimedAt: new Date().toISOString(), releasing: false };
         return this.#ladder.raise(this.#journal.write(record, { claims: [...others, claim] }), wanted, signal);
       },
       signal,
@@ -297,6 +308,13 @@ export class VolumeManager {
     }
   }
 
+  /** The same, and what was to be done to the volume itself: nobody who gives a volume back waits for that. */
+  async #settleAll(name: string, signal: AbortSignal): Promise<void> {
+    await this.#settle(name, signal);
+    const record = this.#store.read(name);
+    if (record !== undefined) await this.#expansion.resume(record, signal);
+  }
+
   #forgetEnded(record: VolumeRecord): void {
     const claims = remainingClaims(record);
     if (claims.length < record.claims.length) this.#journal.write(record, { claims });
@@ -305,7 +323,7 @@ export class VolumeManager {
   async #recoverOne(name: string, signal: AbortSignal): Promise<void> {
     try {
       this.#void(name);
-      await this.#attempt(name, () => this.#settle(name, signal));
+      await this.#attempt(name, () => this.#settleAll(name, signal));
     } catch (error) {
       this.#log.warn({ volume: name, err: error }, 'volume recovery incomplete, will be tried again');
     }
@@ -328,8 +346,4 @@ export class VolumeManager {
       throw error;
     }
   }
-}
-
-function now(): string {
-  return new Date().toISOString();
 }

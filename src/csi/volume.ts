@@ -65,6 +65,18 @@ export interface RecordedSource extends VolumeSource {
   readonly id: string;
 }
 
+/** The call of an expansion that is due. */
+export type ExpansionStep = 'controller' | 'node';
+
+/** A larger size that is wanted and not reached; recorded before the first call. */
+export interface PendingExpansion {
+  /** Bytes in decimal. */
+  readonly targetBytes: string;
+  readonly step: ExpansionStep;
+  /** The node said that it cannot while the volume is used: not asked again before the next use. */
+  readonly refused?: boolean | undefined;
+}
+
 /** The durable facts about a volume. */
 export interface VolumeRecord {
   readonly name: string;
@@ -97,6 +109,9 @@ export interface VolumeRecord {
   readonly volumeContext: StringMap;
   /** As made: bytes in decimal. */
   readonly capacityBytes: string;
+  readonly expansion?: PendingExpansion | undefined;
+  /** The file that says where its secrets are; the plugin's own when absent. */
+  readonly secretsName?: string | undefined;
   readonly state: VolumeState;
   /** Rungs of the current climb, bottom first, fixed when it begins. */
   readonly rungs: readonly RungName[];
@@ -144,6 +159,10 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   volumeId: z.string().min(1).optional(),
   volumeContext: stringMap,
   capacityBytes: decimal,
+  expansion: z
+    .object({ targetBytes: decimal, step: z.enum(['controller', 'node']), refused: z.boolean().optional() })
+    .optional(),
+  secretsName: z.string().optional(),
   state: z.enum(RUNGS.flatMap(({ raising, raised, lowering }) => [raising, raised, lowering])),
   rungs: z.array(z.enum(RUNGS.map(({ rung }) => rung))),
   nodeId: z.string().optional(),

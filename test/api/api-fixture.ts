@@ -148,6 +148,15 @@ export class FakeBackends {
         create: (request) => this.createVolume(request),
         list: () => [...volumes.values()],
         get: (name) => known(volumes, name, 'volume'),
+        expand: async (name, bytes) => {
+          const grown = { ...known(volumes, name, 'volume'), capacityBytes: String(bytes) };
+          volumes.set(name, grown);
+          return grown;
+        },
+        stats: async (name) => {
+          known(volumes, name, 'volume');
+          return { name, usage: [{ unit: 'bytes', total: '8', used: '3', available: '5' }] };
+        },
         remove: async (name) => {
           known(volumes, name, 'volume');
           volumes.delete(name);

@@ -350,6 +350,13 @@ describe('berth for everything else', { concurrency: 2 }, () => {
     const expected = [{ name: 'disk', driver: 'local.csi.berth', capacityBytes: 67_108_864, access: 'block' }];
     assert.partialDeepStrictEqual(await bench.json('volume', 'ls', '--format', 'json'), expected);
     assert.partialDeepStrictEqual(await bench.json('volume', 'inspect', 'disk'), expected);
+    assert.equal(await bench.ok('volume', 'expand', 'disk', '--size', '128Mi'), 'disk\n');
+    assert.match(await bench.ok('volume', 'ls'), /^disk +local\.csi\.berth +128 MiB /m);
+    assert.match(await bench.ok('volume', 'stats'), /^disk +8 B +3 B +5 B +- +- +-$/m);
+    const bytes = { total: 8, used: 3, available: 5 };
+    const stats = [{ name: 'disk', bytes, condition: null, reason: '' }];
+    assert.deepEqual(await bench.json('volume', 'stats', 'disk', '--format', 'json'), stats);
+    assert.match((await bench.berth('volume', 'stats', 'nix')).stderr, /nix/);
     assert.equal(await bench.ok('volume', 'rm', 'disk'), 'disk\n');
     assert.match((await bench.berth('volume', 'create', 'x')).stderr, /--size/);
     assert.match(

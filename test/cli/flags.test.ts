@@ -302,7 +302,7 @@ describe('help', () => {
     const lists = all(program).filter((command) =>
       ['ls', 'ps', 'stats', 'info', 'version', 'doctor'].includes(command.name()),
     );
-    assert.equal(lists.length, 12);
+    assert.equal(lists.length, 13);
     for (const list of lists)
       assert.ok(
         list.options.some((option) => option.long === '--format'),

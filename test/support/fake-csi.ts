@@ -13,6 +13,7 @@ import type { Code } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
+import { FakeOperations } from './fake-csi-operations.ts';
 import { FakeSnapshots } from './fake-csi-snapshots.ts';
 import { FakeStatus } from './fake-status.ts';
 
@@ -40,6 +41,8 @@ export interface FakeCsiOptions {
   /** Capabilities of the Controller service; none of them: no Controller service. */
   readonly controller?: readonly string[];
   readonly node?: readonly string[];
+  /** When volumes may be expanded. */
+  readonly expansion?: 'ONLINE' | 'OFFLINE';
   /** Capabilities of the GroupController service; none of them: no such service. */
   readonly groupController?: readonly string[];
   /** Segments of this node; given: VOLUME_ACCESSIBILITY_CONSTRAINTS is offered. */
@@ -106,6 +109,7 @@ export class FakeCsi {
   /** Rules of CSI that the caller broke. */
   readonly violations: string[] = [];
   readonly snapshots: FakeSnapshots = new FakeSnapshots(this);
+  readonly operations: FakeOperations = new FakeOperations(this);
   /** What Probe says. */
   ready: boolean | null = null;
   /** Runs before each call is served. */
@@ -248,6 +252,7 @@ export class FakeCsi {
       CreateVolume: (request) => this.#create(request),
       DeleteVolume: (request) => this.#delete(request),
       ...this.snapshots.controllerRpcs(),
+      ...this.operations.controllerRpcs(),
       ControllerPublishVolume: async (request) => {
         const volume = this.#volume(request);
         this.#sameContext('ControllerPublishVolume', volume, request);
@@ -324,6 +329,7 @@ export class FakeCsi {
         nodeId: 'node-of-the-fake',
         ...(this.options.topology === undefined ? {} : { accessibleTopology: { segments: this.options.topology } }),
       }),
+      ...this.operations.nodeRpcs(),
       NodeStageVolume: (request) => this.#stage(request),
       NodeUnstageVolume: (request) => this.#unstage(request),
       NodePublishVolume: (request) => this.#publish(request),
@@ -435,6 +441,7 @@ export class FakeCsi {
 }
 
 function identityRpcs(plugin: FakeCsi): Record<string, (request: Message) => Promise<Message>> {
+  const { expansion } = plugin.options;
   const services = [
     ...(plugin.options.controller === undefined ? [] : ['CONTROLLER_SERVICE']),
     ...(plugin.options.groupController === undefined ? [] : ['GROUP_CONTROLLER_SERVICE']),
@@ -442,7 +449,12 @@ function identityRpcs(plugin: FakeCsi): Record<string, (request: Message) => Pro
   ];
   return {
     GetPluginInfo: async () => ({ name: plugin.name, vendorVersion: plugin.options.vendorVersion ?? '1.0' }),
-    GetPluginCapabilities: async () => ({ capabilities: services.map((type) => ({ service: { type } })) }),
+    GetPluginCapabilities: async () => ({
+      capabilities: [
+        ...services.map((type) => ({ service: { type } })),
+        ...(expansion === undefined ? [] : [{ volumeExpansion: { type: expansion } }]),
+      ],
+    }),
     Probe: async () => (plugin.ready === null ? {} : { ready: { value: plugin.ready } }),
   };
 }

@@ -1,0 +1,130 @@
+/**
+ * How full a volume is and how it fares (CSI NodeGetVolumeStats, ControllerGetVolume). Nothing is recorded. Calls have a
+ * short deadline of their own and take no lane: a plugin that hangs on one volume holds up nothing else.
+ */
+import { RuntimeError } from '../errors.ts';
+import type { Plugin } from './plugin.ts';
+import type { PluginCaller } from './plugin-caller.ts';
+import type { VolumeRecord } from './volume.ts';
+import { idOf } from './volume-calls.ts';
+import type { VolumeMounts } from './volume-mounts.ts';
+
+/** Space of one kind, in its unit; decimal, since int64 is wider than a number. */
+export interface VolumeUsage {
+  readonly unit: 'bytes' | 'inodes';
+  readonly total: string;
+  readonly used: string;
+  readonly available: string;
+}
+
+/** What a plugin says about the health of a volume, for people (CSI "VolumeCondition"). */
+export interface VolumeCondition {
+  readonly abnormal: boolean;
+  readonly message: string;
+  readonly from: 'controller' | 'node';
+}
+
+/** What could be learnt about one volume. */
+export interface VolumeStats {
+  readonly name: string;
+  readonly usage: readonly VolumeUsage[];
+  /** The worse one of what controller and node say; absent when neither says anything. */
+  readonly condition?: VolumeCondition;
+  /** Why something is not known. */
+  readonly reason?: string;
+}
+
+/** Longest time for one volume. */
+const STATS_TIMEOUT_MS = 10_000;
+
+const UNITS = { BYTES: 'bytes', INODES: 'inodes' } as const;
+
+/** What the plugin tells about a volume now. Never rejects: what is not known has a reason. */
+export async function volumeStats(
+  record: VolumeRecord,
+  tools: { readonly caller: PluginCaller; readonly mounts: VolumeMounts; readonly timeoutMs?: number },
+  signal: AbortSignal,
+): Promise<VolumeStats> {
+  const { name, driver } = record;
+  const bounded = AbortSignal.any([signal, AbortSignal.timeout(tools.timeoutMs ?? STATS_TIMEOUT_MS)]);
+  try {
+    if (record.volumeId === undefined) return { name, usage: [], reason: `it is ${record.state}` };
+    const plugin = await tools.caller.plugin(driver, bounded);
+    const [node, controller] = await Promise.all([
+      onNode(record, plugin, tools.mounts, bounded),
+      atController(record, plugin, bounded),
+    ]);
+    const condition = worse(controller.condition, node.condition);
+    const reason = node.reason ?? controller.reason;
+    return {
+      name,
+      usage: node.usage,
+      ...(condition === undefined ? {} : { condition }),
+      ...(reason === undefined ? {} : { reason }),
+    };
+  } catch (error) {
+    return { name, usage: [], reason: RuntimeError.from(error, 'no answer').message };
+  }
+}
+
+interface Learnt {
+  readonly condition?: VolumeCondition;
+  readonly reason?: string;
+}
+
+async function onNode(
+  record: VolumeRecord,
+  plugin: Plugin,
+  mounts: VolumeMounts,
+  signal: AbortSignal,
+): Promise<Learnt & { readonly usage: readonly VolumeUsage[] }> {
+  const { node } = plugin.capabilities;
+  if (!node.has('GET_VOLUME_STATS') && !node.has('VOLUME_CONDITION')) {
+    return { usage: [], reason: 'the plugin does not tell' };
+  }
+  const [published] = record.publications.filter(({ state }) => state === 'published');
+  if (published === undefined) return { usage: [], reason: 'no container uses it' };
+  const paths = mounts.pathsOf(record);
+  try {
+    const answer = await plugin.call(
+      'NodeGetVolumeStats',
+      {
+        volumeId: idOf(record),
+        volumePath: paths.target(published.key),
+        stagingTargetPath: record.rungs.includes('stage') ? paths.stage : '',
+      },
+      signal,
+    );
+    const usage = answer.usage.flatMap(({ unit, total, used, available }): VolumeUsage[] =>
+      unit === 'BYTES' || unit === 'INODES' ? [{ unit: UNITS[unit], total, used, available }] : [],
+    );
+    return { usage, ...conditionOf('node', answer.volumeCondition) };
+  } catch (error) {
+    return { usage: [], reason: RuntimeError.from(error, 'no answer').message };
+  }
+}
+
+async function atController(record: VolumeRecord, plugin: Plugin, signal: AbortSignal): Promise<Learnt> {
+  const { controller } = plugin.capabilities;
+  if (!controller.has('GET_VOLUME') || !controller.has('VOLUME_CONDITION')) return {};
+  try {
+    const { status } = await plugin.call('ControllerGetVolume', { volumeId: idOf(record) }, signal);
+    return conditionOf('controller', status?.volumeCondition ?? null);
+  } catch (error) {
+    return { reason: RuntimeError.from(error, 'no answer').message };
+  }
+}
+
+function conditionOf(
+  from: VolumeCondition['from'],
+  told: { readonly abnormal: boolean; readonly message: string } | null,
+): Learnt {
+  if (told === null) return {};
+  return { condition: { abnormal: told.abnormal, message: told.message.slice(0, 1024), from } };
+}
+
+/** Controller and node may differ; the worse one is believed (CSI "VolumeCondition"). */
+export function worse(a: VolumeCondition | undefined, b: VolumeCondition | undefined): VolumeCondition | undefined {
+  if (a?.abnormal === true) return a;
+  return b ?? a;
+}
