@@ -228,6 +228,7 @@ test('a daemon that is killed in connect or disconnect (K30)', { timeout: 180_00
 test('a network that must not be used is not connected to', { timeout: 60_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const plugins = await RecordingPlugins.create(t, 'liar', 'loose');
+  chmodSync(join(plugins.binDir, 'loose'), 0o777);
   const binDirs = [plugins.binDir, ...CNI_BIN_DIRS].flatMap((dir) => ['--cni-bin-dir', dir]);
   const list = (name: string, type: string): object => ({ cniVersion: '1.0.0', name, plugins: [{ type }] });
   const daemon = await startDaemon(t, {
@@ -241,7 +242,6 @@ test('a network that must not be used is not connected to', { timeout: 60_000 },
   });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
-  chmodSync(join(plugins.binDir, 'loose'), 0o777);
   await daemon.ok(['run', '-d', '--name', 'box', IMAGE, '--', 'sleep', '1000']);
   const { pid } = await inspect(daemon, 'box');
   const interfaces = await interfacesOf(pid);
@@ -252,7 +252,9 @@ test('a network that must not be used is not connected to', { timeout: 60_000 },
       assert.equal(code, 1);
       assert.match(stderr, /network/, stderr);
     }
-    assert.deepEqual(plugins.calls(), [], 'nothing was run');
+    // Plugins that may be run are asked for their versions when the daemon starts.
+    const calls = plugins.calls().filter((call) => call !== 'liar VERSION');
+    assert.deepEqual(calls, [], 'nothing was run');
   });
 
   await t.test('when its plugins pass over what was asked for', async () => {
