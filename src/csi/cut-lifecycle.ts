@@ -90,7 +90,7 @@ export class CutLifecycle<R extends CutRecord> {
         const title = this.#kind.title;
         throw new RuntimeError('ALREADY_EXISTS', `${title} ${name} exists and was asked for in other words`);
       }
-      if (existing !== undefined) await this.#attempt(name, () => this.#end(name, signal));
+      if (existing !== undefined) await this.#backlog.run(name, () => this.#end(name, signal));
       return this.#make(this.#journal.begin(intend()), signal);
     };
     return this.#lanes.run(name, work, signal);
@@ -129,7 +129,7 @@ export class CutLifecycle<R extends CutRecord> {
       if (!this.#kind.isOwned(record)) return this.#journal.forget(record);
       const doomed = this.#journal.write(record, { ...record, failure: undefined, givenUp: undefined });
       try {
-        await this.#attempt(name, () => this.#provisioning.unmake(doomed, signal));
+        await this.#backlog.run(name, () => this.#provisioning.unmake(doomed, signal));
       } catch (error) {
         this.#giveBack(record, error);
         throw error;
@@ -145,7 +145,7 @@ export class CutLifecycle<R extends CutRecord> {
     }
     const one = async (name: string): Promise<void> => {
       try {
-        await this.#lanes.run(name, () => this.#attempt(name, () => this.#settle(name, signal)));
+        await this.#lanes.run(name, () => this.#backlog.run(name, () => this.#settle(name, signal)));
       } catch (error) {
         this.#log.warn({ snapshot: name, err: error }, 'snapshot recovery incomplete, will be tried again');
       }
@@ -196,17 +196,6 @@ export class CutLifecycle<R extends CutRecord> {
     if (record?.state === 'processing') this.#poller.follow(name);
   }
 
-  /** Runs work that must be done in the end: when it fails it is tried again in the background. */
-  async #attempt(name: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-      this.#backlog.done(name);
-    } catch (error) {
-      this.#backlog.add(name);
-      throw error;
-    }
-  }
-
   /** One question whether a snapshot is ready. */
   async #ask(name: string): Promise<Verdict> {
     const { signal } = this.#closing;
@@ -243,7 +232,7 @@ export class CutLifecycle<R extends CutRecord> {
     }
     const doomed = this.#journal.turn(record, 'deleting', { failure: givenUp, givenUp });
     try {
-      await this.#attempt(record.name, () => this.#provisioning.unmake(doomed, signal));
+      await this.#backlog.run(record.name, () => this.#provisioning.unmake(doomed, signal));
     } catch (error) {
       this.#log.warn({ snapshot: record.name, err: error }, 'snapshot is not deleted, will be tried again');
     }

@@ -42,6 +42,17 @@ export class VolumeBacklog {
     });
   }
 
+  /** Runs work that must be done in the end: when it fails it is tried again in the background. */
+  async run(name: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      this.done(name);
+    } catch (error) {
+      this.add(name);
+      throw error;
+    }
+  }
+
   /** Plans the next attempt. */
   add(name: string): void {
     if (this.#closing.signal.aborted) return;

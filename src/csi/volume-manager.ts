@@ -192,7 +192,7 @@ export class VolumeManager {
       checkIdle(record);
       if (!force) {
         checkUnused(record);
-        await this.#attempt(name, () => this.#settle(name, signal));
+        await this.#backlog.run(name, () => this.#settle(name, signal));
         return this.get(name);
       }
       const detached = await this.#detachment.force(record, signal);
@@ -210,7 +210,7 @@ export class VolumeManager {
     const work = async (record: VolumeRecord): Promise<void> => {
       checkUnused(record);
       this.#sources.refuseRemoval(name);
-      await this.#attempt(name, () => this.#unmake(record, signal));
+      await this.#backlog.run(name, () => this.#unmake(record, signal));
     };
     await this.exclusive(name, work, signal);
   }
@@ -255,7 +255,7 @@ export class VolumeManager {
           this.#journal.write(record, { claims: ended(record, (claim) => claim.containerId === containerId) });
         }
         try {
-          await this.#attempt(name, () => this.#settle(name, signal));
+          await this.#backlog.run(name, () => this.#settle(name, signal));
         } catch (error) {
           // What is left may be another container's: that one hears of it.
           if (this.get(name).claims.some((claim) => claim.containerId === containerId)) throw error;
@@ -323,7 +323,7 @@ export class VolumeManager {
   async #recoverOne(name: string, signal: AbortSignal): Promise<void> {
     try {
       this.#void(name);
-      await this.#attempt(name, () => this.#settleAll(name, signal));
+      await this.#backlog.run(name, () => this.#settleAll(name, signal));
     } catch (error) {
       this.#log.warn({ volume: name, err: error }, 'volume recovery incomplete, will be tried again');
     }
@@ -334,16 +334,5 @@ export class VolumeManager {
     const record = this.get(name);
     const claims = survivingClaims(record, this.#options.bootId);
     if (claims !== record.claims) this.#journal.write(record, { claims });
-  }
-
-  /** Runs work that must be done in the end: when it fails it is tried again in the background. */
-  async #attempt(name: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-      this.#backlog.done(name);
-    } catch (error) {
-      this.#backlog.add(name);
-      throw error;
-    }
   }
 }
