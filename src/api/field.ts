@@ -31,3 +31,11 @@ export function instant(field: string, text: string | undefined): string | undef
   }
   return new Date(time).toISOString();
 }
+
+/** One of the words there are; an empty field is absent. */
+export function chosen<T extends string>(field: string, text: string, words: readonly T[]): T | undefined {
+  if (text === '') return undefined;
+  const found = words.find((word) => word === text);
+  if (found !== undefined) return found;
+  throw invalid(field, `${JSON.stringify(text.slice(0, 64))} must be one of ${words.join(', ')}`);
+}

@@ -14,13 +14,15 @@ import type { VolumeStatsResponse } from './generated/berth/v1/VolumeStatsRespon
 import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
+import { volumeMessage } from './volume-message.ts';
 import { volumeStatsMessage } from './volume-stats-message.ts';
+import { useRequestOf } from './volume-use.ts';
 
 /** Serves volumes of which nobody said where they come from. */
 const DEFAULT_DRIVER = 'local.csi.berth';
 
 /** What the service asks of the volume manager. */
-export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'remove' | 'expand' | 'stats'>;
+export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats'>;
 
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
@@ -30,19 +32,19 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   }
 
   async create(request: CreateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
-    return volumeMessage(await this.#volumes.create(volumeRequestOf(request), signal));
+    return this.#message(await this.#volumes.create(volumeRequestOf(request), signal));
   }
 
   async list(): Promise<ListVolumesResponse> {
-    return { volumes: this.#volumes.list().map(volumeMessage) };
+    return { volumes: this.#volumes.list().map((volume) => this.#message(volume)) };
   }
 
   async inspect({ name }: VolumeRequest__Output): Promise<Volume> {
-    return volumeMessage(this.#volumes.get(checkRef('name', name)));
+    return this.#message(this.#volumes.get(checkRef('name', name)));
   }
 
   async expand({ name, capacityBytes }: ExpandVolumeRequest__Output, { signal }: Call): Promise<Volume> {
-    return volumeMessage(await this.#volumes.expand(checkRef('name', name), BigInt(capacityBytes), signal));
+    return this.#message(await this.#volumes.expand(checkRef('name', name), BigInt(capacityBytes), signal));
   }
 
   async stats({ names }: VolumeStatsRequest__Output, { signal }: Call): Promise<VolumeStatsResponse> {
@@ -54,6 +56,10 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   async remove({ name }: VolumeRequest__Output, { signal }: Call): Promise<RemoveVolumeResponse> {
     await this.#volumes.remove(checkRef('name', name), signal);
     return {};
+  }
+
+  #message(volume: VolumeRecord): Volume {
+    return volumeMessage(volume, this.#volumes.planned(volume.name));
   }
 }
 
@@ -77,6 +83,7 @@ function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
     ...(source !== undefined && request.capacityBytes === '0' ? {} : { capacityBytes: BigInt(request.capacityBytes) }),
     ...(access === undefined ? {} : { access }),
     ...(source === undefined ? {} : { source }),
+    ...useRequestOf(request.use),
     fsType: request.fsType,
     parameters: Object.fromEntries(request.parameters.map(({ key, value }) => [key, value])),
   };
@@ -85,26 +92,4 @@ function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
 function sourceOf({ fromSnapshot, fromVolume }: CreateVolumeRequest__Output): VolumeSource | undefined {
   if (fromSnapshot !== undefined) return { kind: 'snapshot', name: checkRef('from_snapshot', fromSnapshot) };
   return fromVolume === undefined ? undefined : { kind: 'volume', name: checkRef('from_volume', fromVolume) };
-}
-
-function volumeMessage(volume: VolumeRecord): Volume {
-  const { name, driver, capacityBytes, state, createdAt, fsType } = volume;
-  return {
-    name,
-    driver,
-    volumeId: volume.volumeId ?? '',
-    capacityBytes,
-    access: volume.access === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT',
-    ...(fsType === undefined ? {} : { fsType }),
-    state,
-    createdAt,
-    containerIds: volume.claims.map(({ containerId }) => containerId),
-    error: volume.failure?.message ?? '',
-    pendingExpansion: volume.expansion !== undefined,
-    ...(volume.source === undefined ? {} : sourceMessage(volume.source)),
-  };
-}
-
-function sourceMessage({ kind, name }: VolumeSource): Pick<Volume, 'fromSnapshot' | 'fromVolume'> {
-  return kind === 'snapshot' ? { fromSnapshot: name } : { fromVolume: name };
 }

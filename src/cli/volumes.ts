@@ -1,17 +1,17 @@
 /** `volume create | ls | inspect | rm`. */
 import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
-import type { Volume__Output } from '../api/generated/berth/v1/Volume.ts';
 import { usage } from './failure.ts';
 import { parseParameter } from './parameter-flag.ts';
-import { type Format, formatOption, jsonOption, listOption, type Session } from './session.ts';
-import { formatSize, parseSize } from './size.ts';
+import { type Format, formatOption, listOption, type Session } from './session.ts';
+import { parseSize } from './size.ts';
 import { addVolumeSnapshot } from './snapshots.ts';
-import type { Column } from './table.ts';
 import { addVolumeOperations } from './volume-operations.ts';
+import { addVolumeUseFlags, type VolumeUseFlags, volumeUse } from './volume-use-flags.ts';
+import { VOLUME_COLUMNS, volumeObject, volumeText } from './volume-view.ts';
 
 /** What commander makes of the flags of `volume create`. */
-export interface VolumeFlags {
+export interface VolumeFlags extends VolumeUseFlags {
   readonly size?: string;
   readonly access?: string;
   readonly fromSnapshot?: string;
@@ -37,18 +37,22 @@ export function addVolumeVerbs(program: Command, session: Session): void {
     .action(async ({ format }: { format: Format }, command: Command) => {
       const daemon = await session.daemon(command);
       const { volumes } = await daemon.call('Volumes', 'List', {});
-      await session.printList(format, volumes, { columns: COLUMNS, json: volumeObject });
+      await session.printList(format, volumes, { columns: VOLUME_COLUMNS, json: volumeObject });
     });
   group
     .command('inspect')
     .summary('show everything about volumes')
-    .description('Shows everything about volumes as a JSON array.')
+    .description(
+      'Shows everything about volumes: how they are used and by whom, where they stand, what failed last and when it is\n' +
+        'tried again. A JSON array, or for people a table.',
+    )
     .argument('<volume...>', 'name')
-    .addOption(jsonOption())
-    .action(async (names: string[], _flags: unknown, command: Command) => {
+    .addOption(formatOption().default('json'))
+    .action(async (names: string[], { format }: { format: Format }, command: Command) => {
       const daemon = await session.daemon(command);
       const volumes = await Promise.all(names.map((name) => daemon.call('Volumes', 'Inspect', { name })));
-      await session.printJson(volumes.map(volumeObject));
+      if (format === 'json') await session.printJson(volumes.map(volumeObject));
+      else await session.print(volumes.map(volumeText).join('\n'));
     });
   group
     .command('rm')
@@ -66,7 +70,7 @@ export function addVolumeVerbs(program: Command, session: Session): void {
 }
 
 function addCreate(group: Command, session: Session): void {
-  group
+  const create = group
     .command('create')
     .summary('create a volume')
     .description('Creates a volume and prints its name. The same request may be repeated.')
@@ -86,10 +90,12 @@ function addCreate(group: Command, session: Session): void {
     .option('--from-volume <name>', 'begin with the data of another volume: a clone')
     .option('--driver <plugin>', 'CSI plugin (berth csi ls; default: that of the source, else local.csi.berth)')
     .option('--fs-type <type>', "ext4, xfs (default: the plugin's choice)")
-    .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'))
+    .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'));
+  addVolumeUseFlags(create, 'delete')
     .addHelpText(
       'after',
       '\nExamples:\n  berth volume create data --size 1Gi\n  berth volume create disk --size 64Mi --access block' +
+        '\n  berth volume create db --size 1Gi --access-mode RWOP --fs-group 999 --mount-flag noatime --reclaim retain' +
         '\n  berth volume create old-data --from-snapshot data-monday\n  berth volume create copy --from-volume data --size 2Gi',
     )
     .action(async (name: string, flags: VolumeFlags, command: Command) => {
@@ -115,43 +121,11 @@ export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeReq
     ...(fromVolume === undefined ? {} : { fromVolume }),
     ...(flags.fsType === undefined ? {} : { fsType: flags.fsType }),
     parameters: (flags.parameter ?? []).map(parseParameter),
+    use: volumeUse(flags),
   };
 }
 
 function accessOf(flag: string | undefined): NonNullable<CreateVolumeRequest['access']> {
   if (flag === undefined) return 'VOLUME_ACCESS_UNSPECIFIED';
   return flag === 'block' ? 'VOLUME_ACCESS_BLOCK' : 'VOLUME_ACCESS_MOUNT';
-}
-
-const COLUMNS: readonly Column<Volume__Output>[] = [
-  { heading: 'NAME', cell: ({ name }) => name },
-  { heading: 'DRIVER', cell: ({ driver }) => driver },
-  { heading: 'SIZE', cell: ({ capacityBytes }) => formatSize(Number(capacityBytes)) },
-  { heading: 'ACCESS', cell: (volume) => accessName(volume) },
-  { heading: 'STATE', cell: ({ state }) => state },
-  { heading: 'CONTAINERS', cell: ({ containerIds }) => containerIds.map((id) => id.slice(0, 12)).join(' ') },
-  { heading: 'ERROR', cell: ({ error }) => error },
-];
-
-function accessName({ access }: Volume__Output): string {
-  return access === 'VOLUME_ACCESS_BLOCK' ? 'block' : 'mount';
-}
-
-function volumeObject(volume: Volume__Output): Record<string, unknown> {
-  const { name, driver, volumeId, state, createdAt, error } = volume;
-  return {
-    name,
-    driver,
-    volumeId,
-    capacityBytes: Number(volume.capacityBytes),
-    access: accessName(volume),
-    fsType: volume.fsType ?? null,
-    state,
-    createdAt,
-    containers: volume.containerIds,
-    fromSnapshot: volume.fromSnapshot ?? null,
-    fromVolume: volume.fromVolume ?? null,
-    pendingExpansion: volume.pendingExpansion,
-    error,
-  };
 }

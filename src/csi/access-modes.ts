@@ -46,12 +46,37 @@ export const VOLUME_MODES: readonly VolumeMode[] = Object.keys(ACCESS_MODES).fil
   (mode): mode is VolumeMode => mode in ACCESS_MODES,
 );
 
-/** "single-node-writer" -> "SINGLE_NODE_WRITER". @throws {RuntimeError} INVALID_ARGUMENT with the words there are */
-export function accessModeOf(word: string): VolumeMode {
-  const found = VOLUME_MODES.find((mode) => ACCESS_MODES[mode].word === word);
+/** What may be asked for: a mode, or "RWO": this node may write, by the mode that suits the plugin. */
+export type AskedMode = VolumeMode | 'RWO';
+
+/** The words of Kubernetes, short and long. */
+const OTHER_WORDS: ReadonlyMap<string, AskedMode> = new Map<string, AskedMode>([
+  ['RWO', 'RWO'],
+  ['READWRITEONCE', 'RWO'],
+  ['RWOP', 'SINGLE_NODE_SINGLE_WRITER'],
+  ['READWRITEONCEPOD', 'SINGLE_NODE_SINGLE_WRITER'],
+  ['ROX', 'MULTI_NODE_READER_ONLY'],
+  ['READONLYMANY', 'MULTI_NODE_READER_ONLY'],
+  ['RWX', 'MULTI_NODE_MULTI_WRITER'],
+  ['READWRITEMANY', 'MULTI_NODE_MULTI_WRITER'],
+]);
+
+/**
+ * "single-node-writer", "SINGLE_NODE_WRITER" -> "SINGLE_NODE_WRITER"; "rwx" -> "MULTI_NODE_MULTI_WRITER".
+ * @throws {RuntimeError} INVALID_ARGUMENT with the words there are
+ */
+export function accessModeOf(word: string): AskedMode {
+  const upper = word.toUpperCase().replaceAll('-', '_');
+  const found = VOLUME_MODES.find((mode) => mode === upper) ?? OTHER_WORDS.get(upper);
   if (found !== undefined) return found;
   const known = VOLUME_MODES.map((mode) => ACCESS_MODES[mode].word).join(', ');
-  throw invalid('accessMode', `${JSON.stringify(word.slice(0, 80))} must be one of ${known}`);
+  throw invalid('access_mode', `${JSON.stringify(word.slice(0, 80))} must be RWO, RWOP, ROX, RWX, or one of ${known}`);
+}
+
+/** True when a volume has the mode that was asked for. Nothing asked for fits every mode. */
+export function fitsMode(made: VolumeMode, asked: AskedMode | undefined): boolean {
+  if (asked === 'RWO') return made === 'SINGLE_NODE_WRITER' || made === 'SINGLE_NODE_MULTI_WRITER';
+  return asked === undefined || asked === made;
 }
 
 /** True when controller and node tell one writer of a node from many. */
@@ -69,9 +94,9 @@ export function accessModeFor(capabilities: PluginCapabilities): VolumeMode {
 }
 
 /** The mode to use. @throws {RuntimeError} INVALID_ARGUMENT when the plugin does not know the one asked for */
-export function chooseAccessMode(asked: VolumeMode | undefined, capabilities: PluginCapabilities): VolumeMode {
-  if (asked === undefined) return accessModeFor(capabilities);
+export function chooseAccessMode(asked: AskedMode | undefined, capabilities: PluginCapabilities): VolumeMode {
+  if (asked === undefined || asked === 'RWO') return accessModeFor(capabilities);
   const { guarded, word } = ACCESS_MODES[asked];
   if (!guarded || tellsWritersApart(capabilities)) return asked;
-  throw invalid('accessMode', `${word} needs a plugin that offers SINGLE_NODE_MULTI_WRITER: use single-node-writer`);
+  throw invalid('access_mode', `${word} needs a plugin that offers SINGLE_NODE_MULTI_WRITER: use single-node-writer`);
 }

@@ -3,7 +3,7 @@
  * of it is the plugin's to say.
  */
 import { invalid } from '../errors.ts';
-import type { VolumeMode } from './access-modes.ts';
+import { type AskedMode, fitsMode, type VolumeMode } from './access-modes.ts';
 import { checkMap, checkPluginName, checkText, type StringMap } from './protocol.ts';
 import type { OwnershipPolicy, ReclaimPolicy } from './volume.ts';
 
@@ -12,7 +12,7 @@ export type VolumeAccess = 'mount' | 'block';
 /** How a volume is to be used, in words that may be left out. */
 export interface UseRequest {
   /** The mode that suits the plugin unless given. */
-  readonly accessMode?: VolumeMode | undefined;
+  readonly accessMode?: AskedMode | undefined;
   /** Options of the mount, handed to the plugin: "noatime". */
   readonly mountFlags?: readonly string[] | undefined;
   /** A group id: the group owns the files and may write. */
@@ -186,9 +186,9 @@ export function isSameRequest(made: RequestedVolume, wish: VolumeWish): boolean 
 
 /** Words that were left out fit whatever was chosen. */
 export function isSameUse(made: RequestedVolume, request: UseRequest): boolean {
-  const { accessMode = made.accessMode, ownership = made.ownership, reclaim = made.reclaim } = request;
+  const { ownership = made.ownership, reclaim = made.reclaim } = request;
   return (
-    made.accessMode === accessMode &&
+    fitsMode(made.accessMode, request.accessMode) &&
     made.ownership === ownership &&
     made.reclaim === reclaim &&
     made.group === request.group &&

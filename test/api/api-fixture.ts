@@ -148,6 +148,7 @@ export class FakeBackends {
         create: (request) => this.createVolume(request),
         list: () => [...volumes.values()],
         get: (name) => known(volumes, name, 'volume'),
+        planned: () => undefined,
         expand: async (name, bytes) => {
           const grown = { ...known(volumes, name, 'volume'), capacityBytes: String(bytes) };
           volumes.set(name, grown);

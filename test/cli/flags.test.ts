@@ -169,7 +169,25 @@ describe('volume create', () => {
       capacityBytes: '1073741824',
       access: 'VOLUME_ACCESS_BLOCK',
       parameters: [{ key: 'a', value: 'b=c' }],
+      use: { accessMode: '', mountFlags: [], ownership: '', reclaim: '' },
     });
+    const use = {
+      accessMode: 'rwx',
+      mountFlag: ['noatime', 'vers=4'],
+      fsGroup: '0',
+      ownership: 'always',
+      reclaim: 'retain',
+    };
+    assert.deepEqual(volumeRequest('v', { ...flags, ...use }).use, {
+      accessMode: 'rwx',
+      mountFlags: ['noatime', 'vers=4'],
+      group: 0,
+      ownership: 'always',
+      reclaim: 'retain',
+    });
+    for (const fsGroup of ['', '-1', 'wheel', '1.5', '4294967295']) {
+      assert.throws(() => volumeRequest('v', { ...flags, fsGroup }), /--fs-group/);
+    }
     assert.throws(() => volumeRequest('v', { ...flags, parameter: ['=x'] }), /--parameter/);
     assert.throws(() => volumeRequest('v', { ...flags, size: '0' }), /--size/);
   });

@@ -107,7 +107,7 @@ describe('access modes', { skip: missing('root', 'loop') }, () => {
   test('a mode the plugin does not know is not sent', async (t) => {
     const host = await volumeHost(t, STAGED);
     const made = host.volumes.create(request({ accessMode: 'SINGLE_NODE_SINGLE_WRITER' }), soon());
-    await assert.rejects(made, hasCode('INVALID_ARGUMENT', /accessMode: .*SINGLE_NODE_MULTI_WRITER/));
+    await assert.rejects(made, hasCode('INVALID_ARGUMENT', /access_mode: .*SINGLE_NODE_MULTI_WRITER/));
     assert.deepEqual(host.plugin.volumeCalls(), []);
   });
 
