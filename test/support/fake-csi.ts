@@ -6,6 +6,7 @@
  *   const plugin = await startFakeCsi(t, { socketPath, backingDir, node: ['STAGE_UNSTAGE_VOLUME'] });
  *   plugin.next('NodeStageVolume', failWith('ABORTED'), failWith('UNAVAILABLE', { afterEffect: true }));
  */
+import { rmSync } from 'node:fs';
 import { cp, mkdir, rmdir, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { Server, ServerCredentials, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { loadCsi } from '../../src/csi/protocol.ts';
@@ -13,6 +14,8 @@ import type { Code } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
+import { CallJournal, type JournalEntry } from './fake-csi-ledger.ts';
+import { isStagedAt, loopOver, readState, writeState } from './fake-csi-memory.ts';
 import { FakeOperations } from './fake-csi-operations.ts';
 import { FakeSnapshots } from './fake-csi-snapshots.ts';
 import { FakeStatus } from './fake-status.ts';
@@ -23,8 +26,17 @@ export { FakeStatus };
 // biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
 type Message = Record<string, any>;
 
-/** One scripted answer: may run the real effect, before or after whatever else it does, or not at all. */
-export type Behaviour = (request: Message, effect: () => Promise<Message>) => Promise<Message>;
+/**
+ * One scripted answer: may run the real effect, before or after whatever else it does, or not at all. `gone` aborts when
+ * nobody waits for the answer any more.
+ */
+export type Behaviour = (request: Message, effect: () => Promise<Message>, gone: AbortSignal) => Promise<Message>;
+
+/** The part of grpc-js's call that is looked at. */
+interface ServedCall {
+  readonly request: Message;
+  on(event: 'cancelled', listener: () => void): unknown;
+}
 
 /** A logged call. */
 export interface FakeCall {
@@ -51,14 +63,21 @@ export interface FakeCsiOptions {
   readonly volumeContext?: Readonly<Record<string, string>>;
   /** Names of volumes that are made, by request name. */
   readonly volumeId?: (name: string) => string;
+  /** Keeps volumes and attachments, as a storage system does; all else is forgotten when the plugin ends. */
+  readonly stateFile?: string;
+  /** A call for a volume that is being served already is answered ABORTED; without this it is a broken rule. */
+  readonly abortsWhenBusy?: boolean;
+  /** Told of every call about a volume, when it arrives and when it ends. */
+  readonly journal?: (entry: JournalEntry) => void;
 }
 
-interface FakeVolume {
+/** A volume of the fake's storage system. */
+export interface FakeVolume {
   readonly id: string;
   readonly request: Message;
   readonly block: boolean;
   readonly context: Readonly<Record<string, string>>;
-  loop?: string;
+  loop?: string | undefined;
 }
 
 /** Fails with `code`, before the effect or after it. */
@@ -116,12 +135,15 @@ export class FakeCsi {
   onCall: (rpc: string, request: Message) => void | Promise<void> = () => undefined;
   readonly #script = new Map<string, Behaviour[]>();
   readonly #busy = new Set<string>();
+  readonly #journal: CallJournal;
   readonly #mounted = new Set<string>();
   #server: Server | undefined;
 
   constructor(options: FakeCsiOptions) {
     this.options = options;
     this.name = options.name ?? 'fake.csi.test';
+    this.#journal = new CallJournal(this.name, options.journal);
+    if (options.stateFile !== undefined) readState(options.stateFile, this);
   }
 
   async start(): Promise<void> {
@@ -214,10 +236,23 @@ export class FakeCsi {
 
   #handlers(rpcs: Record<string, (request: Message) => Promise<Message>>): UntypedServiceImplementation {
     const entries = Object.entries(rpcs).map(([rpc, effect]) => {
-      const handler = (call: { request: Message }, callback: (error: unknown, response?: Message) => void): void => {
-        this.#serve(rpc, call.request, effect).then(
-          (response) => callback(null, response),
-          (error: unknown) => callback(error instanceof FakeStatus ? error : new FakeStatus('INTERNAL', String(error))),
+      const handler = (call: ServedCall, callback: (error: unknown, response?: Message) => void): void => {
+        const gone = new AbortController();
+        const entry = this.#journal.arrived(rpc, call.request);
+        call.on('cancelled', () => {
+          entry.gone();
+          gone.abort();
+        });
+        this.#serve(rpc, call.request, effect, gone.signal).then(
+          (response) => {
+            entry.answered();
+            callback(null, response);
+          },
+          (error: unknown) => {
+            const status = error instanceof FakeStatus ? error : new FakeStatus('INTERNAL', String(error));
+            entry.answered(status);
+            callback(status);
+          },
         );
       };
       return [rpc, handler];
@@ -225,16 +260,29 @@ export class FakeCsi {
     return Object.fromEntries(entries);
   }
 
-  async #serve(rpc: string, request: Message, effect: (request: Message) => Promise<Message>): Promise<Message> {
+  async #serve(
+    rpc: string,
+    request: Message,
+    effect: (request: Message) => Promise<Message>,
+    gone: AbortSignal,
+  ): Promise<Message> {
     this.calls.push({ rpc, request });
     const volume: unknown = request['volumeId'] ?? request['name'];
     const busy = typeof volume === 'string' ? volume : undefined;
-    if (busy !== undefined && this.#busy.has(busy)) this.#violation(`${rpc}: a call for ${busy} is under way`);
+    if (busy !== undefined && this.#busy.has(busy)) {
+      if (this.options.abortsWhenBusy === true) throw new FakeStatus('ABORTED', `a call for ${busy} is under way`);
+      this.#violation(`${rpc}: a call for ${busy} is under way`);
+    }
     if (busy !== undefined) this.#busy.add(busy);
+    const lasting = async (): Promise<Message> => {
+      const response = await effect(request);
+      if (this.options.stateFile !== undefined) writeState(this.options.stateFile, this);
+      return response;
+    };
     try {
       await this.onCall(rpc, request);
       const behaviour = this.#script.get(rpc)?.shift();
-      return await (behaviour === undefined ? effect(request) : behaviour(request, () => effect(request)));
+      return await (behaviour === undefined ? lasting() : behaviour(request, lasting, gone));
     } finally {
       if (busy !== undefined) this.#busy.delete(busy);
     }
@@ -318,6 +366,11 @@ export class FakeCsi {
       this.#violation('DeleteVolume: still in use');
       throw new FakeStatus('FAILED_PRECONDITION', 'the volume is in use');
     }
+    const volume = this.volumes.get(id);
+    // What lies in it stays to be looked at by tests, unless a storage system is what is played.
+    if (volume !== undefined && this.options.stateFile !== undefined) {
+      rmSync(this.backing(volume), { recursive: true, force: true });
+    }
     this.volumes.delete(id);
     return {};
   }
@@ -364,9 +417,11 @@ export class FakeCsi {
     const target: string = request['targetPath'];
     this.#sameContext('NodePublishVolume', volume, request);
     this.#attachedFirst('NodePublishVolume', volume, request);
-    if (this.stages && this.staged.get(volume.id) !== request['stagingTargetPath']) {
+    const stage: string = request['stagingTargetPath'];
+    if (this.stages && this.staged.get(volume.id) !== stage && !(await isStagedAt(this, volume, stage))) {
       this.#violation('NodePublishVolume: not staged at this path');
     }
+    if (mountAt(target) !== undefined) this.published.set(target, volume.id);
     if (this.published.has(target)) return {};
     const mode = request['volumeCapability'].accessMode.mode;
     if (mode === 'SINGLE_NODE_WRITER' && [...this.published.values()].includes(volume.id)) {
@@ -377,7 +432,7 @@ export class FakeCsi {
       await writeFile(target, '');
       await this.#bind(String(volume.loop), target);
     } else {
-      await mkdir(target);
+      await mkdir(target, { recursive: true });
       await this.#bind(this.backing(volume), target);
       if (request['readonly'] === true) await run('mount', '-o', 'remount,bind,ro', target);
     }
@@ -420,12 +475,15 @@ export class FakeCsi {
   }
 
   async #attachLoop(volume: FakeVolume): Promise<void> {
+    volume.loop ??= await loopOver(this.backing(volume));
     volume.loop ??= await run('losetup', '-f', '--show', this.backing(volume));
   }
 
   async #detachLoop(id: string): Promise<void> {
     const volume = this.volumes.get(id);
-    if (volume?.loop === undefined || [...this.published.values()].includes(id)) return;
+    if (volume === undefined || [...this.published.values()].includes(id)) return;
+    volume.loop ??= volume.block ? await loopOver(this.backing(volume)) : undefined;
+    if (volume.loop === undefined) return;
     await run('losetup', '-d', volume.loop);
     delete volume.loop;
   }

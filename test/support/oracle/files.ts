@@ -7,14 +7,14 @@ import { readMounts } from '../../../src/mountinfo.ts';
 import { isInside, list, read, type Scope } from './scope.ts';
 
 /** Mounts at or below our directories, less named namespaces, which are a kind of their own. */
-export function mounts(scope: Scope): string[] {
+export function mounts(scope: Pick<Scope, 'dirs'>): string[] {
   return readMounts()
     .filter((entry) => entry.fsType !== 'nsfs' && isInside(scope, entry.mountPoint))
     .map((entry) => `${entry.mountPoint} (${entry.fsType} from ${entry.source})`);
 }
 
 /** Loop devices whose backing file lies, or lay, in our directories. */
-export function loopDevices(scope: Scope): string[] {
+export function loopDevices(scope: Pick<Scope, 'dirs'>): string[] {
   return list('/sys/block')
     .filter((name) => name.startsWith('loop'))
     .flatMap((name) => {

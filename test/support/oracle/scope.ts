@@ -28,7 +28,7 @@ export interface Scope {
 }
 
 /** True when `path` is one of the scope's directories or below one. */
-export function isInside(scope: Scope, path: string): boolean {
+export function isInside(scope: Pick<Scope, 'dirs'>, path: string): boolean {
   return scope.dirs.some((dir) => path === dir || path.startsWith(`${dir}/`));
 }
 
