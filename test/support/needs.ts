@@ -36,6 +36,7 @@ const CHECKS = {
   losetup: () => program('losetup'),
   ext4: () => program('mkfs.ext4') ?? fileSystem('ext4'),
   xfs: () => program('mkfs.xfs') ?? fileSystem('xfs'),
+  fsfreeze: () => program('fsfreeze'),
   curl: () => program('curl'),
   busybox: () => program('busybox'),
   nsenter: () => program('nsenter'),

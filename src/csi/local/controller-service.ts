@@ -17,6 +17,7 @@ import { SMALLEST_BYTES } from './file-system.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
 import type { Handlers } from './rpc.ts';
+import { SNAPSHOT_CAPABILITIES } from './snapshot-service.ts';
 import type { VolumeFiles } from './volume-files.ts';
 import { checkVolumeId } from './volume-path.ts';
 import { VOLUME_ID, type VolumeRecord } from './volume-record.ts';
@@ -26,6 +27,7 @@ const CAPABILITIES: readonly ControllerCapability[] = [
   'LIST_VOLUMES',
   'GET_CAPACITY',
   'SINGLE_NODE_MULTI_WRITER',
+  ...SNAPSHOT_CAPABILITIES,
 ];
 
 export class ControllerService {

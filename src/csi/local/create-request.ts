@@ -17,7 +17,7 @@ const LARGEST_BYTES = 16 * 1024 ** 4 - GRAIN_BYTES;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: exactly these are forbidden
 const FORBIDDEN_IN_NAME = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/;
 /** Orchestrators add keys of their own under this prefix. */
-const FOREIGN_PARAMETER = 'csi.storage.k8s.io/';
+export const FOREIGN_PARAMETER = 'csi.storage.k8s.io/';
 
 /** Bounds in bytes; both inclusive. */
 export interface SizeRange {
@@ -113,7 +113,8 @@ export function difference(volume: VolumeRecord, wanted: WantedVolume): string |
   return wanted.capabilities.map((capability) => misfit(volume, capability)).find((reason) => reason !== undefined);
 }
 
-function checkName(name: string): string {
+/** @throws {RuntimeError} INVALID_ARGUMENT when the name is missing or not one CSI allows */
+export function checkName(name: string): string {
   if (name === '') throw invalid('name', 'is missing');
   checkText('name', name);
   if (FORBIDDEN_IN_NAME.test(name)) throw invalid('name', 'has a control character');

@@ -21,6 +21,9 @@ import { KernelView } from './kernel-view.ts';
 import { listen, socketPathOf } from './listening.ts';
 import { NodeService } from './node-service.ts';
 import { RpcServing } from './rpc.ts';
+import { SnapshotFiles } from './snapshot-files.ts';
+import { SnapshotService } from './snapshot-service.ts';
+import { Stillness } from './stillness.ts';
 import { VolumeFiles } from './volume-files.ts';
 import { VolumeMounts } from './volume-mounts.ts';
 
@@ -74,16 +77,23 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const files = await VolumeFiles.open(settings.dataDir, log);
   const kernel = new KernelView(files);
   const mounts = new VolumeMounts(files, kernel, log);
+  const still = new Stillness(files, kernel, log);
+  await still.thawLeft();
   await mounts.sweep();
+  const snapshots = await SnapshotFiles.open(files, still, log);
   const inFlight = new InFlight();
   const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight });
+  const snapshotService = new SnapshotService(files, snapshots, inFlight);
   const csi = loadCsi();
   const serving = new RpcServing(log);
   const server = new Server({ 'grpc.max_receive_message_length': MAX_REQUEST_BYTES });
   server.addService(csi.service('Identity'), serving.implementation<IdentityDefinition>(identityService()));
   server.addService(
     csi.service('Controller'),
-    serving.implementation<ControllerDefinition>(new ControllerService(files, kernel, inFlight).handlers()),
+    serving.implementation<ControllerDefinition>({
+      ...new ControllerService(files, kernel, inFlight).handlers(),
+      ...snapshotService.handlers(),
+    }),
   );
   server.addService(csi.service('Node'), serving.implementation<NodeDefinition>(node.handlers()));
   // Asked for before anybody can know that the driver listens.

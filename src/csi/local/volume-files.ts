@@ -9,13 +9,14 @@
  *   DATA/new/ID                   a volume being made; becomes volumes/ID by rename(2) when complete
  *   DATA/trash/ID                 a volume being removed
  *
- * A volume exists exactly when volumes/ID does. What a killed driver left in `new` and `trash` is removed at the start.
+ * A volume exists exactly when volumes/ID does; snapshot-files.ts has the snapshots beside them. What a killed driver left in `new` and `trash` is removed at the start.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, readdir, readFile, realpath, rename, stat, statfs } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, realpath, rename, statfs } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { RuntimeError, systemCode } from '../../errors.ts';
 import { removeTree } from '../../remove-tree.ts';
+import { claimedBytes, type Occupant } from './disk-claims.ts';
 import { syncDirectory, writeDurably } from './durable-file.ts';
 import { makeImage } from './file-system.ts';
 import {
@@ -37,8 +38,9 @@ export class VolumeFiles {
   readonly #records = new Map<string, VolumeRecord>();
   /** Ids whose record cannot be read, with the reason. */
   readonly #damaged = new Map<string, RuntimeError>();
-  /** Sizes of volumes that are being made. */
+  /** Bytes that volumes being made or expanded will claim. */
   readonly #reserved = new Map<string, number>();
+  #otherOccupants: () => readonly Occupant[] = () => [];
 
   private constructor(dataDir: string) {
     this.dataDir = dataDir;
@@ -105,7 +107,7 @@ export class VolumeFiles {
     const record: VolumeRecord = { version: 1, id, ...asked, createdAt: new Date().toISOString() };
     const fresh = `${this.dataDir}/new/${id}`;
     try {
-      await this.#reserve(record);
+      if (record.type === 'image') await this.#reserve(id, record.sizeBytes);
       await mkdir(fresh, { mode: 0o700 });
       await this.#makeData(fresh, record);
       await writeDurably(`${fresh}/volume.json`, JSON.stringify(record));
@@ -119,6 +121,24 @@ export class VolumeFiles {
     } finally {
       this.#reserved.delete(id);
     }
+  }
+
+  /**
+   * Runs `work`, which claims `bytes` by what it writes down, with these bytes set aside.
+   * @throws {RuntimeError} RESOURCE_EXHAUSTED when the disk could not hold them
+   */
+  async withReserved<T>(id: string, bytes: number, work: () => Promise<T>): Promise<T> {
+    try {
+      await this.#reserve(id, bytes);
+      return await work();
+    } finally {
+      this.#reserved.delete(id);
+    }
+  }
+
+  /** Counts more files than volumes when it is asked what is available. */
+  addOccupants(others: () => readonly Occupant[]): void {
+    this.#otherOccupants = others;
   }
 
   /** Removes a volume with its data. The caller has seen that nothing uses it. */
@@ -156,33 +176,28 @@ export class VolumeFiles {
   /** Below zero when more was promised than there is. */
   async #unclaimedBytes(): Promise<number> {
     const { bavail, bsize } = await statfs(this.dataDir);
-    const claims = await Promise.all(this.list().map((record) => this.#claimOf(record)));
-    const reserved = [...this.#reserved.values()];
-    const promised = [...claims, ...reserved].reduce((sum, bytes) => sum + bytes, 0);
-    return bavail * bsize - promised;
+    const claimed = await claimedBytes([...this.#occupants(), ...this.#otherOccupants()]);
+    const reserved = [...this.#reserved.values()].reduce((sum, bytes) => sum + bytes, 0);
+    return bavail * bsize - claimed - reserved;
   }
 
-  /** Bytes an image does not occupy yet. */
-  async #claimOf(record: VolumeRecord): Promise<number> {
-    if (record.type === 'directory') return 0;
-    try {
-      const { blocks } = await stat(this.dataOf(record));
-      return Math.max(0, record.sizeBytes - blocks * 512);
-    } catch (error) {
-      // Removed since it was listed.
-      if (systemCode(error) === 'ENOENT') return 0;
-      throw error;
-    }
+  #occupants(): Occupant[] {
+    return this.list()
+      .filter(({ type }) => type === 'image')
+      .map((volume) => ({
+        path: this.dataOf(volume),
+        lineage: volume.lineage ?? volume.id,
+        mostBytes: volume.sizeBytes,
+      }));
   }
 
-  /** Registered before the first wait, so that two volumes made at once cannot both take the last bytes. */
-  async #reserve({ id, type, sizeBytes }: VolumeRecord): Promise<void> {
-    if (type === 'directory') return;
-    this.#reserved.set(id, sizeBytes);
+  /** Registered before the first wait, so that two calls at once cannot both take the last bytes. */
+  async #reserve(id: string, bytes: number): Promise<void> {
+    this.#reserved.set(id, bytes);
     const left = await this.#unclaimedBytes();
     if (left >= 0) return;
-    const available = Math.max(0, left + sizeBytes);
-    throw new RuntimeError('RESOURCE_EXHAUSTED', `capacity: ${sizeBytes} bytes asked, ${available} are available`);
+    const available = Math.max(0, left + bytes);
+    throw new RuntimeError('RESOURCE_EXHAUSTED', `capacity: ${bytes} bytes asked, ${available} are available`);
   }
 
   async #makeData(dir: string, { type, sizeBytes, fsType }: VolumeRecord): Promise<void> {

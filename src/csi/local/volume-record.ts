@@ -30,6 +30,8 @@ export interface VolumeRecord {
   readonly fsType?: FileSystem | undefined;
   /** Size of the image; for a directory what was asked for, which nothing enforces. */
   readonly sizeBytes: number;
+  /** Names the files it shares blocks with (disk-claims.ts). Absent: those that were copied of it. */
+  readonly lineage?: string | undefined;
   readonly createdAt: string;
 }
 
@@ -63,6 +65,7 @@ export const volumeRecordSchema: z.ZodType<VolumeRecord> = z.strictObject({
   access: z.array(z.enum(ACCESS_TYPES)).min(1),
   fsType: z.enum(FILE_SYSTEMS).optional(),
   sizeBytes: z.int().nonnegative(),
+  lineage: z.string().regex(VOLUME_ID).optional(),
   createdAt: z.string(),
 });
 

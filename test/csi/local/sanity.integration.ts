@@ -179,7 +179,22 @@ for (const access of ['mount', 'block'] as const) {
         () => ({ volumeId, volumePath: '/some/path' }),
         'NOT_FOUND',
       ],
-      ['CreateSnapshot', 'anything', () => ({ name: 'x', sourceVolumeId: volumeId }), 'UNIMPLEMENTED'],
+      ['CreateSnapshot', 'no name', () => ({ sourceVolumeId: volumeId }), 'INVALID_ARGUMENT'],
+      ['CreateSnapshot', 'no source', () => ({ name: 'x' }), 'INVALID_ARGUMENT'],
+      ['CreateSnapshot', 'an unknown source', () => ({ name: 'x', sourceVolumeId: UNKNOWN_ID }), 'NOT_FOUND'],
+      [
+        'CreateSnapshot',
+        'a parameter',
+        () => ({ name: 'x', sourceVolumeId: volumeId, parameters: { pool: 'cold' } }),
+        'INVALID_ARGUMENT',
+      ],
+      ['DeleteSnapshot', 'no id', () => ({}), 'INVALID_ARGUMENT'],
+      ['DeleteSnapshot', 'an unknown id', () => ({ snapshotId: UNKNOWN_ID }), 'OK'],
+      ['DeleteSnapshot', 'an id that is a path', () => ({ snapshotId: '../volumes' }), 'OK'],
+      ['ListSnapshots', 'an invalid token', () => ({ startingToken: 'invalid-token' }), 'ABORTED'],
+      ['ListSnapshots', 'a negative number', () => ({ maxEntries: -1 }), 'INVALID_ARGUMENT'],
+      ['GetSnapshot', 'no id', () => ({}), 'INVALID_ARGUMENT'],
+      ['GetSnapshot', 'an unknown id', () => ({ snapshotId: UNKNOWN_ID }), 'NOT_FOUND'],
       [
         'ControllerPublishVolume',
         'anything',
@@ -218,7 +233,10 @@ for (const access of ['mount', 'block'] as const) {
       const controller = (await driver.call('ControllerGetCapabilities'))['capabilities'];
       assert.deepEqual(
         controller.map((one: Message) => one['rpc'].type),
-        ['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'SINGLE_NODE_MULTI_WRITER'],
+        [
+          ...['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'SINGLE_NODE_MULTI_WRITER'],
+          ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT'],
+        ],
       );
       const node = (await driver.call('NodeGetCapabilities'))['capabilities'];
       assert.deepEqual(

@@ -1,0 +1,313 @@
+/** What a snapshot of the embedded driver is: the volume of one moment, on the disk, whatever happens meanwhile. */
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { mkdir, open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { describe, test } from 'node:test';
+import { hostCommand } from '../../../src/host-command.ts';
+import { cleanup, type TestScope } from '../../support/cleanup.ts';
+import { missing, needs } from '../../support/needs.ts';
+import { tempDir } from '../../support/temp-dir.ts';
+import { blockOf, Driver, type Message, MIB, mountOf, startDriver } from './driver.ts';
+
+const skip = missing('root', 'mount', 'losetup', 'loop', 'ext4', 'fsfreeze');
+
+/** A driver whose data directory lies on an xfs of its own, where copies share blocks. */
+async function startOnXfs(t: TestScope, sizeMib = 1024): Promise<Driver> {
+  const driver = new Driver(await tempDir(t));
+  cleanup(t, () => driver.dispose());
+  const soon = AbortSignal.timeout(30_000);
+  await mkdir(driver.dataDir);
+  await writeFile(`${driver.dir}/disk`, '');
+  await truncate(`${driver.dir}/disk`, sizeMib * MIB);
+  await hostCommand('mkfs.xfs', ['-q', '-m', 'reflink=1', `${driver.dir}/disk`], soon);
+  await hostCommand('mount', ['-o', 'loop', `${driver.dir}/disk`, driver.dataDir], soon);
+  await driver.start();
+  return driver;
+}
+
+async function published(driver: Driver, name: string, create: Message = {}): Promise<Message> {
+  const volumeId = await driver.createVolume(name, create);
+  const [volumeCapability] = create['volumeCapabilities'] ?? [mountOf()];
+  const request = { volumeId, ...(await driver.paths(name)), volumeCapability };
+  await driver.call('NodeStageVolume', request);
+  await driver.call('NodePublishVolume', request);
+  return request;
+}
+
+async function withdrawn(driver: Driver, request: Message): Promise<void> {
+  await driver.call('NodeUnpublishVolume', request);
+  await driver.call('NodeUnstageVolume', request);
+}
+
+async function snapshotOf(driver: Driver, name: string, sourceVolumeId: string): Promise<Message> {
+  return (await driver.call('CreateSnapshot', { name, sourceVolumeId }))['snapshot'];
+}
+
+async function listed(driver: Driver, filter: Message = {}): Promise<string[]> {
+  const { entries } = await driver.call('ListSnapshots', filter);
+  return entries.map((entry: Message) => entry['snapshot'].snapshotId);
+}
+
+function imageOf(driver: Driver, snapshot: Message): string {
+  return `${driver.dataDir}/snapshots/${snapshot['snapshotId']}/image`;
+}
+
+/** What a file in a snapshot's file system holds, by a mount of its own of a copy. */
+async function readIn(t: TestScope, driver: Driver, snapshot: Message, file: string): Promise<string> {
+  const dir = await tempDir(t);
+  const soon = AbortSignal.timeout(20_000);
+  await hostCommand('cp', [imageOf(driver, snapshot), `${dir}/image`], soon);
+  await mkdir(`${dir}/m`);
+  await hostCommand('mount', ['-o', 'loop', `${dir}/image`, `${dir}/m`], soon);
+  try {
+    return await readFile(`${dir}/m/${file}`, 'utf8');
+  } finally {
+    await hostCommand('umount', [`${dir}/m`], AbortSignal.timeout(10_000));
+  }
+}
+
+/** Asks without hanging: only one that is not frozen can be frozen. */
+async function isFrozen(path: string): Promise<boolean> {
+  const soon = AbortSignal.timeout(10_000);
+  try {
+    await hostCommand('fsfreeze', ['--freeze', path], soon);
+  } catch {
+    return true;
+  }
+  await hostCommand('fsfreeze', ['--unfreeze', path], soon);
+  return false;
+}
+
+/** Whatever the test comes to, what it mounted can be unmounted. */
+function thawInTheEnd(t: TestScope, path: string): void {
+  cleanup(t, () =>
+    hostCommand('fsfreeze', ['--unfreeze', path], AbortSignal.timeout(10_000)).catch(() => 'it was not frozen'),
+  );
+}
+
+async function fillBlocks(path: string, mib: number): Promise<void> {
+  const file = await open(path, 'r+');
+  try {
+    for (let index = 0; index < mib; index += 1) {
+      await file.write(Buffer.alloc(MIB, 1 + (index % 200)), 0, MIB, index * MIB);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Waits for what happens inside the driver and shows on the disk only. */
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const giveUpAt = performance.now() + 20_000;
+  while (!(await condition())) {
+    if (performance.now() > giveUpAt) throw new Error('it did not come true');
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+for (const disk of ['ext4', 'xfs'] as const) {
+  describe(`a snapshot, data directory on ${disk === 'xfs' ? 'xfs' : 'what there is'}`, { skip }, () => {
+    const start = async (t: TestScope): Promise<Driver> => (disk === 'xfs' ? startOnXfs(t) : startDriver(t));
+
+    test('holds what the mounted volume held, and the volume goes on', async (t) => {
+      if (disk === 'xfs' && !needs(t, 'xfs')) return;
+      const driver = await start(t);
+      const request = await published(driver, 'v');
+      thawInTheEnd(t, request['targetPath']);
+      // Not written out: the freeze does that.
+      await writeFile(`${request['targetPath']}/note`, 'first');
+      const snapshot = await snapshotOf(driver, 's', request['volumeId']);
+      assert.equal(snapshot['readyToUse'], true);
+      assert.equal(snapshot['sourceVolumeId'], request['volumeId']);
+      assert.equal(Number(snapshot['sizeBytes']), 16 * MIB);
+      assert.ok(Math.abs(Number(snapshot['creationTime'].seconds) - Date.now() / 1000) < 60);
+      assert.equal(await isFrozen(request['targetPath']), false);
+      assert.equal(existsSync(`${driver.dataDir}/volumes/${request['volumeId']}/frozen`), false);
+      await writeFile(`${request['targetPath']}/note`, 'second');
+      assert.equal(await readIn(t, driver, snapshot, 'note'), 'first');
+      // The same again is the same, also for the next driver; the volume may go.
+      await driver.restart();
+      assert.deepEqual(await snapshotOf(driver, 's', request['volumeId']), snapshot);
+      await withdrawn(driver, request);
+      await driver.call('DeleteVolume', request);
+      assert.deepEqual((await driver.call('GetSnapshot', snapshot))['snapshot'], snapshot);
+      assert.equal(await readIn(t, driver, snapshot, 'note'), 'first');
+      await driver.call('DeleteSnapshot', snapshot);
+      await driver.call('DeleteSnapshot', snapshot);
+      assert.deepEqual(await listed(driver), []);
+      for (const area of ['snapshots', 'new', 'trash']) {
+        assert.deepEqual(await readdir(`${driver.dataDir}/${area}`), []);
+      }
+    });
+
+    test('of a block volume in use holds what was written out', async (t) => {
+      if (disk === 'xfs' && !needs(t, 'xfs')) return;
+      const driver = await start(t);
+      const request = await published(driver, 'v', { volumeCapabilities: [blockOf()] });
+      const device = await open(request['targetPath'], 'r+');
+      try {
+        await device.write('first');
+        const snapshot = await snapshotOf(driver, 's', request['volumeId']);
+        await device.write('later', 0);
+        assert.equal((await readFile(imageOf(driver, snapshot))).subarray(0, 5).toString(), 'first');
+        assert.equal((await stat(imageOf(driver, snapshot))).size, 16 * MIB);
+        // Holes stay holes.
+        assert.ok((await stat(imageOf(driver, snapshot))).blocks * 512 < MIB);
+      } finally {
+        await device.close();
+      }
+      await withdrawn(driver, request);
+    });
+  });
+}
+
+describe('snapshots', { skip }, () => {
+  test('are listed by id, by source and in pages', async (t) => {
+    const driver = await startDriver(t);
+    const [a, b] = [await driver.createVolume('a'), await driver.createVolume('b')];
+    const ids: string[] = [];
+    for (const [name, source] of [
+      ['one', a],
+      ['two', a],
+      ['three', b],
+    ] as const) {
+      ids.push((await snapshotOf(driver, name, source))['snapshotId']);
+    }
+    assert.deepEqual((await listed(driver)).toSorted(), ids.toSorted());
+    assert.deepEqual((await listed(driver, { sourceVolumeId: a })).toSorted(), ids.slice(0, 2).toSorted());
+    assert.deepEqual(await listed(driver, { snapshotId: ids[2] }), [ids[2]]);
+    assert.deepEqual(await listed(driver, { snapshotId: ids[2], sourceVolumeId: a }), []);
+    assert.deepEqual(await listed(driver, { snapshotId: 'none' }), []);
+    assert.deepEqual(await listed(driver, { sourceVolumeId: 'none' }), []);
+    const first = await driver.call('ListSnapshots', { maxEntries: 2 });
+    const page = first['entries'].map((entry: Message) => entry['snapshot'].snapshotId);
+    assert.equal(page.length, 2);
+    // A token stays good when the snapshot it names is gone.
+    await driver.call('DeleteSnapshot', { snapshotId: page[1] });
+    const rest = await driver.call('ListSnapshots', { maxEntries: 2, startingToken: first['nextToken'] });
+    assert.equal(rest['nextToken'], '');
+    const last = rest['entries'].map((entry: Message) => entry['snapshot'].snapshotId);
+    assert.deepEqual([...page, ...last].toSorted(), ids.toSorted());
+  });
+
+  test('of one name are of one volume', async (t) => {
+    const driver = await startDriver(t);
+    const [a, b] = [await driver.createVolume('a'), await driver.createVolume('b')];
+    await snapshotOf(driver, 's', a);
+    assert.equal(await driver.codeOf('CreateSnapshot', { name: 's', sourceVolumeId: b }), 'ALREADY_EXISTS');
+    assert.equal((await listed(driver)).length, 1);
+  });
+
+  test('of a directory are made while nothing uses it', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v', { parameters: { type: 'directory' } });
+    await writeFile(`${request['targetPath']}/note`, 'text');
+    const wanted = { name: 's', sourceVolumeId: request['volumeId'] };
+    assert.equal(await driver.codeOf('CreateSnapshot', wanted), 'FAILED_PRECONDITION');
+    await withdrawn(driver, request);
+    const { snapshot } = await driver.call('CreateSnapshot', wanted);
+    const data = `${driver.dataDir}/snapshots/${snapshot.snapshotId}/data`;
+    assert.equal(await readFile(`${data}/note`, 'utf8'), 'text');
+    assert.equal((await stat(data)).mode & 0o777, 0o755);
+  });
+
+  test('claim the blocks that they share with their volume', async (t) => {
+    if (!needs(t, 'xfs')) return;
+    const driver = await startOnXfs(t);
+    const volumeId = await driver.createVolume('v', {
+      capacityRange: { requiredBytes: String(200 * MIB) },
+      volumeCapabilities: [blockOf()],
+    });
+    const available = async (): Promise<number> => Number((await driver.call('GetCapacity'))['availableCapacity']);
+    await fillBlocks(`${driver.dataDir}/volumes/${volumeId}/image`, 200);
+    const before = await available();
+    const snapshot = await snapshotOf(driver, 's', volumeId);
+    const during = await available();
+    assert.ok(before - during > 190 * MIB && before - during < 220 * MIB, `${before} - ${during}`);
+    // What is claimed is there: each shared block can be written.
+    await fillBlocks(`${driver.dataDir}/volumes/${volumeId}/image`, 200);
+    await driver.call('DeleteSnapshot', snapshot);
+    const after = await available();
+    assert.ok(Math.abs(before - after) < 20 * MIB, `${before} - ${after}`);
+    const large = await driver.createVolume('large', {
+      capacityRange: { requiredBytes: String(after - 100 * MIB) },
+      volumeCapabilities: [blockOf()],
+    });
+    assert.equal(await driver.codeOf('CreateSnapshot', { name: 't', sourceVolumeId: volumeId }), 'RESOURCE_EXHAUSTED');
+    assert.deepEqual(await readdir(`${driver.dataDir}/new`), []);
+    await driver.call('DeleteVolume', { volumeId: large });
+    await snapshotOf(driver, 't', volumeId);
+  });
+
+  test('leave nothing behind when the driver is killed while it copies, and can be made then', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v', { capacityRange: { requiredBytes: String(400 * MIB) } });
+    thawInTheEnd(t, request['targetPath']);
+    await writeFile(`${request['targetPath']}/big`, '');
+    await fillBlocks(`${request['targetPath']}/big`, 300);
+    const wanted = { name: 's', sourceVolumeId: request['volumeId'] };
+    const answer = driver.codeOf('CreateSnapshot', wanted);
+    const copies = async (): Promise<string[]> => {
+      const names = await readdir(`${driver.dataDir}/new`);
+      return names.filter((name) => existsSync(`${driver.dataDir}/new/${name}/image`));
+    };
+    await until(async () => (await copies()).length === 1);
+    assert.equal(await isFrozen(request['targetPath']), true);
+    await driver.end('SIGKILL');
+    assert.notEqual(await answer, 'OK');
+    // Nobody has started a new driver yet: the volume's users need none.
+    await until(async () => !(await isFrozen(request['targetPath'])));
+    await writeFile(`${request['targetPath']}/note`, 'alive');
+    await driver.start();
+    assert.deepEqual(await readdir(`${driver.dataDir}/new`), []);
+    assert.deepEqual(await listed(driver), []);
+    assert.equal(existsSync(`${driver.dataDir}/volumes/${request['volumeId']}/frozen`), false);
+    const snapshot = await snapshotOf(driver, 's', request['volumeId']);
+    assert.equal(await readIn(t, driver, snapshot, 'note'), 'alive');
+    await withdrawn(driver, request);
+  });
+
+  test('do not leave a volume frozen: the next driver thaws it', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v');
+    thawInTheEnd(t, request['targetPath']);
+    await driver.end('SIGKILL');
+    // As after the end of a whole control group, the child that holds the freeze included.
+    const marker = `${driver.dataDir}/volumes/${request['volumeId']}/frozen`;
+    await writeFile(marker, request['stagingTargetPath']);
+    await hostCommand('fsfreeze', ['--freeze', request['targetPath']], AbortSignal.timeout(10_000));
+    await driver.start();
+    assert.equal(await isFrozen(request['targetPath']), false);
+    assert.equal(existsSync(marker), false);
+    await withdrawn(driver, request);
+  });
+
+  test('of a device that is written all the time are refused where a copy takes time', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v', {
+      capacityRange: { requiredBytes: String(64 * MIB) },
+      volumeCapabilities: [blockOf()],
+    });
+    await fillBlocks(request['targetPath'], 64);
+    const device = await open(request['targetPath'], 'r+');
+    let isWanted = true;
+    const writing = (async () => {
+      for (let index = 0; isWanted; index += 1) {
+        await device.write(Buffer.alloc(4096, index % 250), 0, 4096, (index % 1000) * 4096);
+        await device.sync();
+      }
+    })();
+    try {
+      const wanted = { name: 's', sourceVolumeId: request['volumeId'] };
+      assert.equal(await driver.codeOf('CreateSnapshot', wanted), 'UNAVAILABLE');
+      assert.deepEqual(await readdir(`${driver.dataDir}/new`), []);
+    } finally {
+      isWanted = false;
+      await writing;
+      await device.close();
+    }
+    await snapshotOf(driver, 's', request['volumeId']);
+    await withdrawn(driver, request);
+  });
+});
