@@ -16,6 +16,8 @@ import { SecretResolver } from './csi/secret-resolver.ts';
 import { decodeSnapshotRecord } from './csi/snapshot.ts';
 import { SnapshotCatalog } from './csi/snapshot-catalog.ts';
 import { SnapshotManager } from './csi/snapshot-manager.ts';
+import { SupervisedPlugins } from './csi/supervised-plugins.ts';
+import { decodeSupervisedRecord } from './csi/supervised-record.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
 import { readBootId } from './process-identity.ts';
@@ -30,6 +32,7 @@ const CLOSE_TIMEOUT_MS = 10_000;
 export interface VolumeParts {
   readonly registry: PluginRegistry;
   readonly enrolment: PluginEnrolment;
+  readonly supervised: SupervisedPlugins;
   readonly manager: VolumeManager;
   readonly snapshots: SnapshotManager;
   start(signal: AbortSignal): Promise<void>;
@@ -39,7 +42,6 @@ export interface VolumeParts {
 /** Makes the parts; nothing runs before `start`. */
 export function volumeParts(config: Config, database: Database, run: RunProgram, log: Logger): VolumeParts {
   const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
-  const dropIns = new PluginDropInDirectory({ dir: config.csiConfDir, registry, log });
   const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
   const store = database.store('volume', decodeVolumeRecord);
   const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
@@ -70,9 +72,26 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       .filter(({ driver, claims, state }) => driver === plugin && (claims.length > 0 || state !== 'created'))
       .map(({ name }) => name);
   const enrolment = new PluginEnrolment({ registry, store: database.store('csi-plugin', decodeEnrolledPlugin), inUse });
+  const supervised = new SupervisedPlugins({
+    store: database.store('supervised-plugin', decodeSupervisedRecord),
+    registry,
+    socketsDir: `${config.run}/plugins`,
+    logsDir: `${config.root}/plugin-logs`,
+    nodeId: nodeId(),
+    bootId: readBootId(),
+    inUse,
+    log,
+  });
+  const dropIns = new PluginDropInDirectory({
+    dir: config.csiConfDir,
+    registry,
+    log,
+    changed: (all) => supervised.apply(all),
+  });
   return {
     registry,
     enrolment,
+    supervised,
     manager,
     snapshots,
     async start(signal) {
@@ -80,6 +99,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');
       driver?.start();
       enrolment.recover();
+      supervised.recover();
       await dropIns.start();
       await registrars.start(signal);
       await registry.start(signal);
@@ -89,6 +109,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       await manager.close();
       await registrars.close();
       await dropIns.close();
+      await supervised.close();
       await registry.close();
       await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
     },
@@ -99,6 +120,11 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
 function localDriver(config: Config, log: Logger): ProcessSupervisor {
   const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
   const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
-  const command = localDriverProcess({ dataDir, socketPath, nodeId: hostname() || 'localhost' });
+  const command = localDriverProcess({ dataDir, socketPath, nodeId: nodeId() });
   return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
+}
+
+/** What plugins are told to call this machine. */
+function nodeId(): string {
+  return hostname() || 'localhost';
 }

@@ -1,11 +1,16 @@
 /** The Plugins service: the CSI plugins of this host. */
 import type { PluginEnrolment } from '../csi/plugin-enrolment.ts';
 import type { PluginRegistry, PluginSummary } from '../csi/plugin-registry.ts';
+import type { PluginView, SupervisedPlugins } from '../csi/supervised-plugins.ts';
+import { boundedInteger } from './field.ts';
 import type { ListPluginsResponse } from './generated/berth/v1/ListPluginsResponse.ts';
 import type { Parameter } from './generated/berth/v1/Parameter.ts';
 import type { Plugin } from './generated/berth/v1/Plugin.ts';
+import type { PluginLogChunk } from './generated/berth/v1/PluginLogChunk.ts';
+import type { PluginLogsRequest__Output } from './generated/berth/v1/PluginLogsRequest.ts';
 import type { PluginRequest__Output } from './generated/berth/v1/PluginRequest.ts';
 import type { PluginSocket } from './generated/berth/v1/PluginSocket.ts';
+import type { PluginSupervision } from './generated/berth/v1/PluginSupervision.ts';
 import type { PluginsDefinition } from './generated/berth/v1/Plugins.ts';
 import type { RegisterPluginRequest__Output } from './generated/berth/v1/RegisterPluginRequest.ts';
 import type { UnregisterPluginRequest__Output } from './generated/berth/v1/UnregisterPluginRequest.ts';
@@ -17,6 +22,7 @@ import type { Call, ServiceMethods } from './protocol.ts';
 export interface Plugins {
   readonly registry: Pick<PluginRegistry, 'list' | 'inspect' | 'probe'>;
   readonly enrolment: Pick<PluginEnrolment, 'register' | 'unregister'>;
+  readonly supervised: Pick<SupervisedPlugins, 'viewOf' | 'socketOf' | 'logOf'>;
 }
 
 /** Longest wait for the answers of a plugin's sockets. */
@@ -25,24 +31,26 @@ const PROBE_MS = 30_000;
 export class PluginsService implements ServiceMethods<PluginsDefinition> {
   readonly #registry: Plugins['registry'];
   readonly #enrolment: Plugins['enrolment'];
+  readonly #supervised: Plugins['supervised'];
 
-  constructor({ registry, enrolment }: Plugins) {
+  constructor({ registry, enrolment, supervised }: Plugins) {
+    this.#supervised = supervised;
     this.#registry = registry;
     this.#enrolment = enrolment;
   }
 
   async list(): Promise<ListPluginsResponse> {
-    return { plugins: this.#registry.list().map(pluginMessage) };
+    return { plugins: this.#registry.list().map((row) => this.#message(row)) };
   }
 
   async inspect({ name }: PluginRequest__Output): Promise<Plugin> {
-    return pluginMessage(this.#registry.inspect(nameOrPath(name)));
+    return this.#message(this.#registry.inspect(this.#nameOrPath(name)));
   }
 
   async register(request: RegisterPluginRequest__Output, { signal }: Call): Promise<Plugin> {
     const { name, controllerSocket } = request;
     const asked = { socket: request.socket, name, controllerSocket };
-    return pluginMessage(await this.#enrolment.register(asked, signal));
+    return this.#message(await this.#enrolment.register(asked, signal));
   }
 
   async unregister(
@@ -55,13 +63,26 @@ export class PluginsService implements ServiceMethods<PluginsDefinition> {
 
   async probe({ name }: PluginRequest__Output, { signal }: Call): Promise<Plugin> {
     const patience = AbortSignal.any([signal, AbortSignal.timeout(PROBE_MS)]);
-    return pluginMessage(await this.#registry.probe(nameOrPath(name), patience));
+    return this.#message(await this.#registry.probe(this.#nameOrPath(name), patience));
   }
-}
 
-/** Where nobody has given a name, a path has to do. */
-function nameOrPath(text: string): string {
-  return text.startsWith('/') ? checkHostPath('name', text) : checkRef('name', text);
+  async *logs(request: PluginLogsRequest__Output, { waitSignal }: Call): AsyncGenerator<PluginLogChunk> {
+    const tailLines = boundedInteger('tail', request.tailLines, 0, Number.MAX_SAFE_INTEGER);
+    const log = this.#supervised.logOf(checkRef('name', request.name));
+    for await (const data of log.read({ follow: request.follow, tailLines }, waitSignal)) yield { data };
+  }
+
+  #message(row: PluginSummary): Plugin {
+    return pluginMessage(this.#supervised.viewOf(row));
+  }
+
+  /** Where nobody has given a name, a path has to do, or the name of the file by which Berth starts the plugin. */
+  #nameOrPath(text: string): string {
+    if (text.startsWith('/')) return checkHostPath('name', text);
+    const name = checkRef('name', text);
+    const isKnown = this.#registry.list().some((row) => row.name === name);
+    return isKnown ? name : (this.#supervised.socketOf(name) ?? name);
+  }
 }
 
 const STATES = {
@@ -72,7 +93,7 @@ const STATES = {
   invalid: 'PLUGIN_STATE_INVALID',
 } as const satisfies Record<PluginSummary['state'], string>;
 
-function pluginMessage(plugin: PluginSummary): Plugin {
+function pluginMessage(plugin: PluginView): Plugin {
   const { name, socket, state, reason, sinceAt, vendorVersion, nodeId, maxVolumesPerNode } = plugin;
   return {
     name,
@@ -88,7 +109,15 @@ function pluginMessage(plugin: PluginSummary): Plugin {
     manifest: pairs(plugin.manifest),
     topology: pairs(plugin.topology ?? {}),
     ...(maxVolumesPerNode === undefined ? {} : { maxVolumesPerNode }),
+    ...(plugin.supervision === undefined ? {} : { supervision: supervisionMessage(plugin.supervision) }),
   };
+}
+
+function supervisionMessage(status: NonNullable<PluginView['supervision']>): PluginSupervision {
+  const { lastEnd, ...rest } = status;
+  if (lastEnd === undefined) return rest;
+  const { signalName, ...end } = lastEnd;
+  return { ...rest, lastEnd: { ...end, ...(signalName === undefined ? {} : { signal: signalName }) } };
 }
 
 function socketMessage({ path, role, state, reason, serves, health }: PluginSummary['sockets'][number]): PluginSocket {

@@ -38,7 +38,8 @@ export function addLogsVerb(program: Command, session: Session): void {
     });
 }
 
-function tailOf(text: string): { tailLines?: string } {
+/** The field for a number of lines, or for "all". */
+export function tailOf(text: string): { tailLines?: string } {
   if (text === 'all') return {};
   if (!/^\d{1,15}$/.test(text)) throw usage('--tail', `${JSON.stringify(text)} is no number of lines, and not "all"`);
   return { tailLines: text };

@@ -1,8 +1,10 @@
-/** `csi ls | inspect | register | unregister | probe`. */
-import type { Command } from 'commander';
+/** `csi ls | inspect | register | unregister | probe | logs`. */
+import { type Command, Option } from 'commander';
 import type { Parameter__Output } from '../api/generated/berth/v1/Parameter.ts';
 import type { Plugin__Output } from '../api/generated/berth/v1/Plugin.ts';
 import type { PluginSocket__Output } from '../api/generated/berth/v1/PluginSocket.ts';
+import { tailOf } from './logs.ts';
+import { supervisionObject } from './plugin-supervision-view.ts';
 import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
 
@@ -15,8 +17,11 @@ interface RegisterFlags {
 export function addPluginVerbs(program: Command, session: Session): void {
   const group = program
     .command('csi')
-    .summary('CSI plugins: ls, inspect, register, unregister, probe')
-    .description('CSI plugins of this host: programs that make volumes and mount them.');
+    .summary('CSI plugins: ls, inspect, register, unregister, probe, logs')
+    .description(
+      'CSI plugins of this host: programs that make volumes and mount them. Berth runs those whose file in the\n' +
+        'configuration directory has a command, and uses others wherever they listen.',
+    );
   addLs(group, session);
   group
     .command('inspect')
@@ -35,6 +40,7 @@ export function addPluginVerbs(program: Command, session: Session): void {
   addRegister(group, session);
   addUnregister(group, session);
   addProbe(group, session);
+  addLogs(group, session);
 }
 
 function addLs(group: Command, session: Session): void {
@@ -116,6 +122,24 @@ function addProbe(group: Command, session: Session): void {
     });
 }
 
+function addLogs(group: Command, session: Session): void {
+  group
+    .command('logs')
+    .summary('show what a CSI plugin wrote that Berth runs')
+    .description(
+      'Shows what a CSI plugin that Berth runs wrote, in all its runs. Plugins run by others keep their own logs.',
+    )
+    .argument('<plugin>', 'name, or its file in the configuration directory without ".toml"')
+    .option('-f, --follow', 'go on until the plugin is gone with its file')
+    .addOption(new Option('-n, --tail <lines>', 'only the last lines').default('all'))
+    .addHelpText('after', '\nExample:\n  berth csi logs -f --tail 20 some.csi.example')
+    .action(async (name: string, flags: { follow?: boolean; tail: string }, command: Command) => {
+      const request = { name, follow: flags.follow ?? false, ...tailOf(flags.tail) };
+      const daemon = await session.daemon(command);
+      for await (const { data } of daemon.stream('Plugins', 'Logs', request)) await session.print(data);
+    });
+}
+
 const COLUMNS: readonly Column<Plugin__Output>[] = [
   { heading: 'NAME', cell: ({ name }) => (name === '' ? '-' : name) },
   { heading: 'STATE', cell: (plugin) => stateName(plugin) },
@@ -157,6 +181,7 @@ function pluginObject(plugin: Plugin__Output): Record<string, unknown> {
     maxVolumesPerNode: maxVolumesPerNode === undefined ? null : Number(maxVolumesPerNode),
     sockets: plugin.sockets.map(socketObject),
     registrations: plugin.registrations.map(({ source, origin }) => ({ source, origin })),
+    supervision: supervisionObject(plugin.supervision),
   };
 }
 

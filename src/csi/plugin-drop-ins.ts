@@ -65,8 +65,14 @@ export function parsePluginDropIn(file: string, text: string): PluginDropIn {
       : [{ path: checkSocketPath('controller', controller), role: 'controller' } as const]),
     ...(node === undefined ? [] : [{ path: checkSocketPath('node', node), role: 'node' } as const]),
   ];
+  if (supervision !== undefined && all.length > 0) {
+    throw invalid('command', 'a plugin that Berth starts gets its socket from Berth: name no socket beside it');
+  }
   if (all.length === 0 && supervision === undefined) {
-    throw invalid('socket', 'the file names no socket; write socket = "unix:///path/of/csi.sock"');
+    throw invalid(
+      'socket',
+      'the file names no socket; write socket = "unix:///path/of/csi.sock", or command = [...] to have Berth start it',
+    );
   }
   const twice = all.find(({ path }, index) => all.findIndex((other) => other.path === path) !== index);
   if (twice !== undefined) throw invalid('sockets', `${twice.path} is named twice; socket = "..." serves every part`);

@@ -13,6 +13,7 @@ import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/ap
 import { SystemService } from '../../src/api/system-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
+import { PluginLog } from '../../src/csi/plugin-log.ts';
 import type { PluginSummary } from '../../src/csi/plugin-registry.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
 import { newVolume } from '../../src/csi/volume-provisioning.ts';
@@ -184,6 +185,11 @@ export class FakeBackends {
           unregister: async (name, force) => {
             calls.push(`unregister ${name} ${force}`);
           },
+        },
+        supervised: {
+          viewOf: (row) => row,
+          socketOf: () => undefined,
+          logOf: (ref) => new PluginLog(`/nonexistent/${ref}.log`),
         },
       }),
     };

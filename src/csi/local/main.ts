@@ -1,8 +1,10 @@
 /**
  * The embedded CSI driver as a process: CSI_ENDPOINT says where it listens, --data-dir where the volumes lie, --node-id
- * what it calls this node. It logs to stderr and ends after the calls under way when it gets SIGTERM or when its
- * standard input ends, which happens when its supervisor dies. Mounts and loop devices stay: the next driver finds them.
+ * what it calls this node. It logs to stderr and ends after the calls under way when it gets SIGTERM, or when its
+ * standard input is a pipe that ends, which happens when the supervisor that holds it dies; one with another standard
+ * input outlives its supervisor. Mounts and loop devices stay: the next driver finds them.
  */
+import { fstatSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -111,10 +113,17 @@ function endAsked(): Promise<string> {
   return new Promise((resolve) => {
     process.once('SIGTERM', () => resolve('SIGTERM'));
     process.once('SIGINT', () => resolve('SIGINT'));
+    if (!isPipe(0)) return;
     process.stdin.once('end', () => resolve('standard input ended'));
     process.stdin.once('error', () => resolve('standard input failed'));
     process.stdin.resume();
   });
+}
+
+/** /dev/null and files are at their end from the start, which says nothing about who is at the other end. */
+function isPipe(fd: number): boolean {
+  const stats = fstatSync(fd);
+  return stats.isFIFO() || stats.isSocket();
 }
 
 const output = destination({ fd: 2, sync: true });

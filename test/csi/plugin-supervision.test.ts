@@ -1,0 +1,65 @@
+/** What a drop-in file says about starting a plugin. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { parsePluginDropIn } from '../../src/csi/plugin-drop-ins.ts';
+import { filledIn } from '../../src/csi/plugin-supervision.ts';
+import { RuntimeError } from '../../src/errors.ts';
+
+const FILE = '/etc/berth/csi.d/some.toml';
+
+describe('parsePluginDropIn of a plugin that Berth starts', () => {
+  test('takes a command, its environment, the node id and the grace period', () => {
+    const text = 'command = ["/bin/x", "{endpoint}"]\nenv = { A = "{node-id}" }\nnode-id = "n"\ngrace-seconds = 0';
+    assert.deepEqual(parsePluginDropIn(FILE, text), {
+      file: FILE,
+      sockets: [],
+      supervision: {
+        kind: 'process',
+        command: ['/bin/x', '{endpoint}'],
+        env: { A: '{node-id}' },
+        nodeId: 'n',
+        graceSeconds: 0,
+      },
+    });
+  });
+
+  const bad: readonly (readonly [title: string, text: string, reason: RegExp])[] = [
+    ['has no program', 'command = []', /^command: /],
+    ['has a relative program', 'command = ["bin/x"]', /^command: "bin\/x" must be an absolute path/],
+    ['has a program by a detour', 'command = ["/usr/../bin/x"]', /^command: .* shortest form/],
+    ['has a NUL in an argument', 'command = ["/bin/x", "a\\u0000b"]', /^command: /],
+    ['has a command and a socket', 'command = ["/bin/x"]\nsocket = "/a"', /^command: .* name no socket beside it/],
+    [
+      'has an environment without a command',
+      'socket = "/a"\nenv = { A = "b" }',
+      /^env: is for plugins that Berth starts/,
+    ],
+    [
+      'sets the endpoint itself',
+      'command = ["/bin/x"]\nenv = { CSI_ENDPOINT = "b" }',
+      /^env: CSI_ENDPOINT is set by Berth/,
+    ],
+    ['has a variable that is none', 'command = ["/bin/x"]\nenv = { "a=b" = "c" }', /^env: "a=b" is no name/],
+    ['has a number for a variable', 'command = ["/bin/x"]\nenv = { A = 1 }', /^env\.A: /],
+    ['has an empty node id', 'command = ["/bin/x"]\nnode-id = ""', /^node-id: is empty/],
+    ['has a node id that is too long', `command = ["/bin/x"]\nnode-id = "${'n'.repeat(257)}"`, /^node-id: /],
+    ['has a grace period without end', 'command = ["/bin/x"]\ngrace-seconds = 601', /^grace-seconds: /],
+    ['has a negative grace period', 'command = ["/bin/x"]\ngrace-seconds = -1', /^grace-seconds: /],
+  ];
+  for (const [title, text, reason] of bad) {
+    test(`refuses a file that ${title}`, () => {
+      assert.throws(
+        () => parsePluginDropIn(FILE, text),
+        (error) => error instanceof RuntimeError && error.code === 'INVALID_ARGUMENT' && reason.test(error.message),
+      );
+    });
+  }
+});
+
+test('words of a command are filled in, other braces stay', () => {
+  const place = { endpoint: 'unix:///run/a', nodeId: '{endpoint}' };
+  assert.equal(
+    filledIn('--e={endpoint}/{endpoint} {node-id} {x}', place),
+    '--e=unix:///run/a/unix:///run/a {endpoint} {x}',
+  );
+});
