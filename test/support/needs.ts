@@ -40,6 +40,7 @@ const CHECKS = {
   curl: () => program('curl'),
   busybox: () => program('busybox'),
   nsenter: () => program('nsenter'),
+  setpriv: () => program('setpriv'),
   unshare: () => program('unshare'),
   strace: () => program('strace'),
   tar: () => program('tar'),

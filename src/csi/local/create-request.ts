@@ -102,6 +102,18 @@ export function sizeFor({ type, fsType, size }: WantedVolume): number {
   return sizeBytes;
 }
 
+/**
+ * The size an existing volume gets by an expansion: what is required, or what it has when that is enough.
+ * @throws {RuntimeError} OUT_OF_RANGE when that is more than the limit, or than a volume can have
+ */
+export function grownSize({ id, type, sizeBytes }: VolumeRecord, { requiredBytes, limitBytes }: SizeRange): number {
+  const grain = type === 'image' ? GRAIN_BYTES : 1;
+  const grown = Math.max(sizeBytes, Math.ceil(requiredBytes / grain) * grain);
+  if (grown <= Math.min(limitBytes, LARGEST_BYTES)) return grown;
+  const reason = `capacity_range: volume ${id} has ${sizeBytes} bytes and does not shrink, its sizes are multiples of ${grain} up to ${LARGEST_BYTES}`;
+  throw new RuntimeError('OUT_OF_RANGE', reason);
+}
+
 /** How an existing volume of the same name differs from what is asked; undefined when it will do. */
 export function difference(volume: VolumeRecord, wanted: WantedVolume): string | undefined {
   if (volume.type !== wanted.type) return `it is of type ${volume.type}, not ${wanted.type}`;
@@ -109,7 +121,9 @@ export function difference(volume: VolumeRecord, wanted: WantedVolume): string |
     return `it has file system ${volume.fsType ?? 'none'}, not ${wanted.fsType}`;
   }
   const { requiredBytes, limitBytes } = wanted.size;
-  if (volume.sizeBytes < requiredBytes || volume.sizeBytes > limitBytes) return `it has ${volume.sizeBytes} bytes`;
+  // A volume that was expanded since is still the one that was asked for.
+  const createdBytes = volume.createdBytes ?? volume.sizeBytes;
+  if (createdBytes < requiredBytes || createdBytes > limitBytes) return `it was made with ${createdBytes} bytes`;
   return wanted.capabilities.map((capability) => misfit(volume, capability)).find((reason) => reason !== undefined);
 }
 
@@ -121,7 +135,8 @@ export function checkName(name: string): string {
   return name;
 }
 
-function parseSizeRange(range: CapacityRange__Output | null): SizeRange {
+/** @throws {RuntimeError} INVALID_ARGUMENT naming the field */
+export function parseSizeRange(range: CapacityRange__Output | null): SizeRange {
   const requiredBytes = parseBytes('capacity_range.required_bytes', range?.requiredBytes ?? '0');
   const limitBytes = parseBytes('capacity_range.limit_bytes', range?.limitBytes ?? '0');
   if (limitBytes === 0) return { requiredBytes, limitBytes: Number.MAX_SAFE_INTEGER };

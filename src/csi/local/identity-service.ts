@@ -8,13 +8,15 @@ import type { Handlers } from './rpc.ts';
 
 const VENDOR_VERSION = '0.1.0';
 
-/** Programs each volume needs; mkfs.xfs is missed only by those who ask for xfs. */
-const PROGRAMS = ['flock', 'losetup', 'mount', 'umount', 'blockdev', 'mkfs.ext4'] as const;
+/** Programs each volume needs; mkfs.xfs and xfs_growfs are missed only by those who ask for xfs. */
+const PROGRAMS = ['flock', 'losetup', 'mount', 'umount', 'blockdev', 'mkfs.ext4', 'resize2fs'] as const;
 
 export function identityService(): Handlers<IdentityDefinition> {
   return {
     GetPluginInfo: async () => ({ name: LOCAL_DRIVER_NAME, vendorVersion: VENDOR_VERSION }),
-    GetPluginCapabilities: async () => ({ capabilities: [{ service: { type: 'CONTROLLER_SERVICE' } }] }),
+    GetPluginCapabilities: async () => ({
+      capabilities: [{ service: { type: 'CONTROLLER_SERVICE' } }, { volumeExpansion: { type: 'ONLINE' } }],
+    }),
     Probe: async () => {
       requireHostParts();
       return { ready: { value: true } };

@@ -19,6 +19,7 @@ export interface LoopDevice {
   /** The kernel detaches it at the last close: a mount's own device, or one being taken away. */
   readonly autoclear: boolean;
   readonly readonly: boolean;
+  readonly sizeBytes: number;
 }
 
 const DETACH_PATIENCE_MS = 1000;
@@ -81,6 +82,8 @@ function readLoop(name: string): LoopDevice | undefined {
       device: attribute('dev'),
       autoclear: attribute('loop/autoclear') === '1',
       readonly: attribute('ro') === '1',
+      // In sectors of 512 bytes, whatever the device's own are.
+      sizeBytes: Number(attribute('size')) * 512,
     };
   } catch (error) {
     // No file behind it, or it went away between two reads.

@@ -17,6 +17,7 @@ import type { IdentityDefinition } from '../generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
 import { loadCsi } from '../protocol.ts';
 import { ControllerService } from './controller-service.ts';
+import { Expansion } from './expansion.ts';
 import { identityService } from './identity-service.ts';
 import { InFlight } from './in-flight.ts';
 import { KernelView } from './kernel-view.ts';
@@ -84,7 +85,10 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   await mounts.sweep();
   const snapshots = await SnapshotFiles.open(files, still, log);
   const inFlight = new InFlight();
-  const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight });
+  const expansion = new Expansion({ files, kernel, inFlight, log });
+  await expansion.finish();
+  const controller = new ControllerService(files, kernel, inFlight);
+  const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight, expansion });
   const snapshotService = new SnapshotService(files, snapshots, inFlight);
   const csi = loadCsi();
   const serving = new RpcServing(log);
@@ -93,7 +97,8 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   server.addService(
     csi.service('Controller'),
     serving.implementation<ControllerDefinition>({
-      ...new ControllerService(files, kernel, inFlight).handlers(),
+      ...controller.handlers(),
+      ...expansion.controllerHandlers(),
       ...snapshotService.handlers(),
     }),
   );

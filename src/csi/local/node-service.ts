@@ -15,17 +15,19 @@ import type { NodeUnstageVolumeRequest__Output } from '../generated/csi/v1/NodeU
 import type { VolumeUsage } from '../generated/csi/v1/VolumeUsage.ts';
 import type { NodeCapability } from '../protocol.ts';
 import { type Capability, isReaderOnly, isShared, parseCapability, requireFit } from './capability.ts';
+import type { Expansion } from './expansion.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
 import type { Handlers } from './rpc.ts';
 import type { VolumeFiles } from './volume-files.ts';
 import type { Target, VolumeMounts } from './volume-mounts.ts';
-import { checkVolumeId, resolvePath } from './volume-path.ts';
+import { checkVolumeId, livePath, resolvePath } from './volume-path.ts';
 import type { NodeRecord, VolumeRecord } from './volume-record.ts';
 
 const CAPABILITIES: readonly NodeCapability[] = [
   'STAGE_UNSTAGE_VOLUME',
   'GET_VOLUME_STATS',
+  'EXPAND_VOLUME',
   'SINGLE_NODE_MULTI_WRITER',
 ];
 
@@ -35,6 +37,7 @@ export interface NodeServiceParts {
   readonly kernel: KernelView;
   readonly mounts: VolumeMounts;
   readonly inFlight: InFlight;
+  readonly expansion: Expansion;
 }
 
 export class NodeService {
@@ -43,13 +46,15 @@ export class NodeService {
   readonly #kernel: KernelView;
   readonly #mounts: VolumeMounts;
   readonly #inFlight: InFlight;
+  readonly #expansion: Expansion;
 
-  constructor({ nodeId, files, kernel, mounts, inFlight }: NodeServiceParts) {
+  constructor({ nodeId, files, kernel, mounts, inFlight, expansion }: NodeServiceParts) {
     this.#nodeId = nodeId;
     this.#files = files;
     this.#kernel = kernel;
     this.#mounts = mounts;
     this.#inFlight = inFlight;
+    this.#expansion = expansion;
   }
 
   handlers(): Handlers<NodeDefinition> {
@@ -61,6 +66,7 @@ export class NodeService {
       NodePublishVolume: (request) => this.#publish(request),
       NodeUnpublishVolume: (request) => this.#unpublish(request),
       NodeGetVolumeStats: (request) => this.#stats(request),
+      ...this.#expansion.nodeHandlers(),
     };
   }
 
@@ -77,7 +83,9 @@ export class NodeService {
       }
       const { access, fingerprint } = capability;
       await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint } });
+      if (access === 'mount') await this.#expansion.beforeMount(volume);
       await this.#mounts.stage(volume, path, capability);
+      if (access === 'mount') await this.#expansion.afterMount(volume, path);
     });
   }
 
@@ -206,16 +214,6 @@ async function existingDirectory(field: string, path: string | undefined): Promi
   const found = path === undefined ? undefined : await lstatIfThere(path);
   if (path !== undefined && found?.isDirectory() === true) return path;
   throw new RuntimeError('FAILED_PRECONDITION', `${field}: the caller makes this directory, and it is not there`);
-}
-
-/** A path that cannot be one of a volume is merely one where no volume is. */
-async function livePath(path: string): Promise<string | undefined> {
-  try {
-    return await resolvePath('volume_path', path);
-  } catch (error) {
-    if (error instanceof RuntimeError && error.code === 'INVALID_ARGUMENT') return undefined;
-    throw error;
-  }
 }
 
 async function lstatIfThere(path: string): Promise<Stats | undefined> {

@@ -10,15 +10,20 @@ import { hostCommand } from '../../host-command.ts';
 const TIMEOUT_MS = 60_000;
 
 /**
- * Runs `file` while holding `lockFile`, which is made when absent; returns its stdout.
+ * Runs `file` while holding `lockFile`, which is made when absent; returns its stdout. It is ended after `timeoutMs`.
  * @throws {RuntimeError} ABORTED when a program of an earlier driver still runs on the volume
  */
-export async function volumeCommand(lockFile: string, file: string, args: readonly string[]): Promise<string> {
+export async function volumeCommand(
+  lockFile: string,
+  file: string,
+  args: readonly string[],
+  timeoutMs: number = TIMEOUT_MS,
+): Promise<string> {
   try {
     // Not bound to the call: its caller may go away, the work must still reach a known end.
-    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const signal = AbortSignal.timeout(timeoutMs);
     const lock = ['--exclusive', '--nonblock', '--no-fork', lockFile];
-    return await hostCommand('flock', [...lock, file, ...args], signal, { timeoutMs: TIMEOUT_MS });
+    return await hostCommand('flock', [...lock, file, ...args], signal, { timeoutMs });
   } catch (error) {
     // The lock of this program went with it; one that is there belongs to another.
     if (!isLocked(lockFile)) throw error;

@@ -123,6 +123,13 @@ export class VolumeFiles {
     }
   }
 
+  /** Puts a volume's record in the place of the one before. */
+  async rewrite(record: VolumeRecord): Promise<VolumeRecord> {
+    await writeDurably(`${this.directory(record.id)}/volume.json`, JSON.stringify(record));
+    this.#records.set(record.id, record);
+    return record;
+  }
+
   /**
    * Runs `work`, which claims `bytes` by what it writes down, with these bytes set aside.
    * @throws {RuntimeError} RESOURCE_EXHAUSTED when the disk could not hold them
@@ -187,7 +194,7 @@ export class VolumeFiles {
       .map((volume) => ({
         path: this.dataOf(volume),
         lineage: volume.lineage ?? volume.id,
-        mostBytes: volume.sizeBytes,
+        mostBytes: volume.expandingTo ?? volume.sizeBytes,
       }));
   }
 

@@ -12,6 +12,16 @@ export function checkVolumeId(id: string): string {
   return checkText('volume_id', id);
 }
 
+/** As {@link resolvePath}. A path that cannot be one of a volume is merely one where no volume is. */
+export async function livePath(path: string): Promise<string | undefined> {
+  try {
+    return await resolvePath('volume_path', path);
+  } catch (error) {
+    if (error instanceof RuntimeError && error.code === 'INVALID_ARGUMENT') return undefined;
+    throw error;
+  }
+}
+
 /**
  * The path as the kernel's mount list names it: its parent without symbolic links. The last part is kept as it is, it
  * may not exist. Undefined when the parent does not exist.

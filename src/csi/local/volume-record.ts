@@ -1,5 +1,5 @@
 /**
- * What the driver writes down about a volume: `volume.json`, made once with the volume, and `node.json`, what was asked
+ * What the driver writes down about a volume: `volume.json`, what the volume is, and `node.json`, what was asked
  * of this node. The latter is intent: whether a path is really mounted is read from the kernel, so it needs no boot id.
  */
 import { z } from 'zod';
@@ -17,7 +17,7 @@ export type VolumeType = (typeof VOLUME_TYPES)[number];
 export const ACCESS_TYPES = ['mount', 'block'] as const;
 export type AccessType = (typeof ACCESS_TYPES)[number];
 
-/** A volume as it was made. */
+/** A volume as it was made, and what became of it. */
 export interface VolumeRecord {
   readonly version: 1;
   readonly id: string;
@@ -32,6 +32,10 @@ export interface VolumeRecord {
   readonly sizeBytes: number;
   /** Names the files it shares blocks with (disk-claims.ts). Absent: those that were copied of it. */
   readonly lineage?: string | undefined;
+  /** The size it was made with, when it was expanded since. */
+  readonly createdBytes?: number | undefined;
+  /** The size its image is being given; `sizeBytes` once that is done. */
+  readonly expandingTo?: number | undefined;
   readonly createdAt: string;
 }
 
@@ -66,6 +70,8 @@ export const volumeRecordSchema: z.ZodType<VolumeRecord> = z.strictObject({
   fsType: z.enum(FILE_SYSTEMS).optional(),
   sizeBytes: z.int().nonnegative(),
   lineage: z.string().regex(VOLUME_ID).optional(),
+  createdBytes: z.int().nonnegative().optional(),
+  expandingTo: z.int().positive().optional(),
   createdAt: z.string(),
 });
 

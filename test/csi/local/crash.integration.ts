@@ -6,33 +6,14 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { missing } from '../../support/needs.ts';
 import { blockOf, type Driver, type Message, MIB, mountOf, startDriver } from './driver.ts';
+import { killDuring, repeated } from './killing.ts';
 
 const skip = missing('root', 'mount', 'losetup', 'loop', 'ext4');
 
 /** Moments of the kill after the call was sent, in milliseconds: all steps of a call take some 20. */
 const MOMENTS_MS = { mount: [2, 8, 15], block: [2, 8, 15], directory: [3, 9] } as const;
-
-/** Sends a call, kills the driver at a moment, starts it again. */
-async function killDuring(driver: Driver, moment: number, rpc: string, request: Message): Promise<void> {
-  // Whether it is answered depends on the moment.
-  const answer = driver.codeOf(rpc, request);
-  await sleep(moment);
-  await driver.restart('SIGKILL');
-  assert.match(await answer, /^(OK|UNAVAILABLE|CANCELLED)$/);
-}
-
-/** As an orchestrator does: repeats a call for as long as that is what the answer asks for. */
-async function repeated(driver: Driver, rpc: string, request: Message): Promise<Message> {
-  for (let attempt = 0; ; attempt += 1) {
-    const code = await driver.codeOf(rpc, request);
-    if (code === 'OK') return driver.call(rpc, request);
-    assert.ok(['ABORTED', 'UNAVAILABLE'].includes(code) && attempt < 100, `${rpc} answers ${code}\n${driver.stderr}`);
-    await sleep(20);
-  }
-}
 
 async function idsOf(driver: Driver): Promise<string[]> {
   const { entries } = await driver.call('ListVolumes');

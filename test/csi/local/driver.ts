@@ -37,9 +37,12 @@ export class Driver {
   #process: ChildProcess | undefined;
   #client: Client | undefined;
   #stderr = '';
+  /** Runs the driver's command; nothing unless given. */
+  readonly #wrapper: readonly string[];
 
-  constructor(dir: string) {
+  constructor(dir: string, wrapper: readonly string[] = []) {
     this.dir = dir;
+    this.#wrapper = wrapper;
     this.socketPath = `${dir}/csi.sock`;
     this.dataDir = `${dir}/data`;
   }
@@ -57,7 +60,8 @@ export class Driver {
   async start(): Promise<void> {
     const { dataDir, socketPath } = this;
     const { file, args, env } = localDriverProcess({ dataDir, socketPath, nodeId: 'test-node' });
-    const child = spawn(file, args, { env, stdio: ['pipe', 'ignore', 'pipe'] });
+    const [program = file, ...programArgs] = [...this.#wrapper, file, ...args];
+    const child = spawn(program, programArgs, { env, stdio: ['pipe', 'ignore', 'pipe'] });
     this.#process = child;
     const listens = new Promise<void>((resolve, reject) => {
       child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -158,8 +162,8 @@ export class Driver {
 }
 
 /** A running driver with nothing in it. */
-export async function startDriver(t: TestScope): Promise<Driver> {
-  const driver = new Driver(await tempDir(t));
+export async function startDriver(t: TestScope, wrapper: readonly string[] = []): Promise<Driver> {
+  const driver = new Driver(await tempDir(t), wrapper);
   cleanup(t, () => driver.dispose());
   await driver.start();
   return driver;

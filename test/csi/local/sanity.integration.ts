@@ -227,21 +227,21 @@ for (const access of ['mount', 'block'] as const) {
       assert.deepEqual((await driver.call('Probe'))['ready'], { value: true });
       const { capabilities } = await driver.call('GetPluginCapabilities');
       assert.deepEqual(
-        capabilities.map((one: Message) => one['service']?.type),
-        ['CONTROLLER_SERVICE'],
+        capabilities.map((one: Message) => one['service']?.type ?? one['volumeExpansion']?.type),
+        ['CONTROLLER_SERVICE', 'ONLINE'],
       );
       const controller = (await driver.call('ControllerGetCapabilities'))['capabilities'];
       assert.deepEqual(
         controller.map((one: Message) => one['rpc'].type),
         [
-          ...['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'SINGLE_NODE_MULTI_WRITER'],
+          ...['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
           ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT'],
         ],
       );
       const node = (await driver.call('NodeGetCapabilities'))['capabilities'];
       assert.deepEqual(
         node.map((one: Message) => one['rpc'].type),
-        ['STAGE_UNSTAGE_VOLUME', 'GET_VOLUME_STATS', 'SINGLE_NODE_MULTI_WRITER'],
+        ['STAGE_UNSTAGE_VOLUME', 'GET_VOLUME_STATS', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
       );
       assert.equal((await driver.call('NodeGetInfo'))['nodeId'], 'test-node');
     });
