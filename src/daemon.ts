@@ -59,6 +59,7 @@ import { OciLauncher } from './runtime/launcher/oci-launcher.ts';
 import { findProgram, type OciRuntime, selectRuntime } from './runtime/launcher/oci-runtime.ts';
 import { Spawner } from './spawner.ts';
 import { Database, type Store } from './store.ts';
+import { type PerformSystemCall, SystemCalls } from './system-calls.ts';
 import { volumeParts } from './volume-parts.ts';
 
 /** Where conmon is when it is not in the PATH: doctor names what is missing. */
@@ -83,13 +84,17 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   parts.defer(() => spawner.close());
   spawner.open();
   const run: RunProgram = (program, joint) => spawner.run(program, joint);
+  const calls = new SystemCalls({ log });
+  parts.defer(() => calls.close());
+  calls.open();
+  const systemCall: PerformSystemCall = (call, joint) => calls.perform(call, joint);
   const runtime = await chooseRuntime(config, log, signal);
   const conmonPath = findProgram('conmon') ?? CONMON_FALLBACK;
 
   const images = new ImageStore({ store: database.store('image', decodeImageRecord), rootDir: config.root, log });
   const ipam = ipamParts(config, database, log);
   parts.defer(() => ipam.server.stop());
-  const network = networkParts(config, database, run, log);
+  const network = networkParts(config, database, { run, systemCall }, log);
   const volume = volumeParts(config, database, run, log);
   parts.defer(() => volume.close());
   const launcher = new OciLauncher({
@@ -105,7 +110,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   const containerizer = new Containerizer({
     launcher,
     isolators: [
-      new RootfsIsolator({ images, rootDir: config.root, runDir: config.run, run, log }),
+      new RootfsIsolator({ images, rootDir: config.root, runDir: config.run, run, systemCall, log }),
       new VolumeIsolator({ volumes: volume.manager }),
       new HostPathIsolator({ protectedDirs: [config.root, config.run], runDir: config.run }),
       network.isolator,
@@ -234,16 +239,27 @@ interface NetworkParts {
   readonly isolator: NetworkIsolator;
 }
 
-function networkParts(config: Config, database: Database, run: RunProgram, log: Logger): NetworkParts {
+function networkParts(
+  config: Config,
+  database: Database,
+  tools: { readonly run: RunProgram; readonly systemCall: PerformSystemCall },
+  log: Logger,
+): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs, [ownPluginDir(config)]);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
   const gate = new NetworkGate(config.cniConcurrency === 0 ? undefined : config.cniConcurrency);
-  const cni = new CniRuntime({ plugins, exec: pluginExecutor(run), deadlinesMs: config.cniTimeoutsMs, gate, log });
+  const cni = new CniRuntime({
+    plugins,
+    exec: pluginExecutor(tools.run),
+    deadlinesMs: config.cniTimeoutsMs,
+    gate,
+    log,
+  });
   const versions = new PluginVersions({ plugins, ask: (type, signal) => cni.version(type, signal), log });
   const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, versions, log });
   const store = database.store('network', decodeNetworkRecord);
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
-  const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, run, log });
+  const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, ...tools, log });
   return { plugins, configs, versions, cni, gate, store, cache, isolator };
 }
 

@@ -56,7 +56,7 @@ export class LiveNetworks {
   constructor(options: LiveNetworksOptions) {
     this.#options = options;
     const { cni, store, cache, runDir, run } = options;
-    this.#namespaces = new NetworkNamespaces(join(runDir, 'netns'), run);
+    this.#namespaces = new NetworkNamespaces(join(runDir, 'netns'), { run });
     const log = options.log.child({ component: 'network' });
     this.#names = new NetworkNames({ store, files: new ContainerFiles(join(runDir, 'files')), log });
     this.#attacher = new Attacher({ cni, store, cache, namespaces: this.#namespaces, log });

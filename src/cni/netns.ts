@@ -3,14 +3,16 @@
  * the namespace alive without any process, so it is there before the container's first process and until the last DEL.
  * Only these files ever reach a plugin, never /proc/PID paths: a pid may be reused, a name may not.
  *
- * Making one takes one process: unshare mounts the namespace on the file and becomes a shell that sets up what no
- * plugin does, and ends by raising the loopback interface.
+ * Making and removing one are system calls where this Node can make them. Otherwise making one takes one process: unshare
+ * mounts the namespace on the file and becomes a shell that sets up what no plugin does, and ends by raising the loopback
+ * interface.
  */
 import { closeSync, mkdirSync, openSync, readdirSync, statfsSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
 import { type RunProgram, runProgram } from '../run-program.ts';
+import type { PerformSystemCall } from '../system-calls.ts';
 import { CNI_NAME, printable } from './protocol.ts';
 
 /** File system type of namespaces (NSFS_MAGIC of linux/magic.h). */
@@ -32,14 +34,22 @@ const SETUP = [
 /** Mounts that can lie on one another at one file, at most, before something is badly wrong. */
 const MAX_STACKED = 8;
 
+/** Who does what namespaces need; this process, by programs, unless given. */
+export interface NamespaceTools {
+  readonly run?: RunProgram | undefined;
+  readonly systemCall?: PerformSystemCall | undefined;
+}
+
 /** The named namespaces of one daemon. */
 export class NetworkNamespaces {
   readonly #dir: string;
   readonly #run: RunProgram;
+  readonly #systemCall: PerformSystemCall;
 
-  constructor(dir: string, run: RunProgram = runProgram) {
+  constructor(dir: string, { run = runProgram, systemCall = async () => false }: NamespaceTools = {}) {
     this.#dir = dir;
     this.#run = run;
+    this.#systemCall = systemCall;
   }
 
   /** The absolute path of a namespace, whether it exists or not. @throws {RuntimeError} INVALID_ARGUMENT */
@@ -63,6 +73,7 @@ export class NetworkNamespaces {
     } catch (error) {
       throw RuntimeError.from(error, `create network namespace ${path}`);
     }
+    if (await this.#systemCall({ kind: 'networkNamespace', path, settings: SETTINGS }, signal)) return path;
     await hostCommand('unshare', [`--net=${path}`, '/bin/sh', '-c', SETUP], signal, { run: this.#run });
     return path;
   }
@@ -83,6 +94,7 @@ export class NetworkNamespaces {
     for (let mounts = 0; this.exists(id); mounts += 1) {
       if (mounts === MAX_STACKED) throw new RuntimeError('INTERNAL', `network namespace ${path} does not go away`);
       // Detached: a plugin that was killed may still hold the file for a moment.
+      if (await this.#systemCall({ kind: 'unmount', path, lazy: true }, signal)) continue;
       await hostCommand('umount', ['-l', path], signal, { run: this.#run });
     }
     try {

@@ -19,6 +19,7 @@ import type { RunProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
+import type { PerformSystemCall } from '../system-calls.ts';
 import { Attacher } from './attacher.ts';
 import { BackgroundWork } from './background-work.ts';
 import type { CniRuntime } from './cni-runtime.ts';
@@ -44,6 +45,8 @@ export interface NetworkIsolatorOptions {
   readonly log: Logger;
   /** Who starts the programs that make namespaces; this process unless given. */
   readonly run?: RunProgram;
+  /** Who makes them by system calls; programs do it unless given. */
+  readonly systemCall?: PerformSystemCall;
 }
 
 /** One interface of one container, for `network inspect`. */
@@ -80,7 +83,7 @@ export class NetworkIsolator implements Isolator {
   constructor(options: NetworkIsolatorOptions) {
     this.#configs = options.configs;
     this.#store = options.store;
-    this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'), options.run);
+    this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'), options);
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });

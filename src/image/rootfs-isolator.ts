@@ -17,6 +17,7 @@ import { mountsBelow } from '../mountinfo.ts';
 import { type RunProgram, runProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, ProcessContribution } from '../runtime/isolator.ts';
+import type { PerformSystemCall } from '../system-calls.ts';
 import { resolveUser } from './account-files.ts';
 import type { ImageRecord, ImageStore } from './image-store.ts';
 import { accountOf, argumentsOf, environmentOf, workingDirOf } from './process-settings.ts';
@@ -36,6 +37,8 @@ export interface RootfsIsolatorOptions {
   readonly log: Logger;
   /** Who starts mount and umount; this process unless given. */
   readonly run?: RunProgram;
+  /** Who mounts and unmounts by system calls; programs do it unless given. */
+  readonly systemCall?: PerformSystemCall;
 }
 
 export class RootfsIsolator implements Isolator {
@@ -45,6 +48,7 @@ export class RootfsIsolator implements Isolator {
   readonly #mountsDir: string;
   readonly #log: Logger;
   readonly #run: RunProgram;
+  readonly #systemCall: PerformSystemCall;
   /** Ids whose release failed at the start of the daemon. */
   readonly #pending = new Set<ContainerId>();
 
@@ -54,6 +58,7 @@ export class RootfsIsolator implements Isolator {
     this.#mountsDir = `${options.runDir}/rootfs`;
     this.#log = options.log.child({ component: 'rootfs-isolator' });
     this.#run = options.run ?? runProgram;
+    this.#systemCall = options.systemCall ?? (async () => false);
     mkdirSync(this.#mountsDir, { recursive: true, mode: 0o700 });
   }
 
@@ -142,9 +147,12 @@ export class RootfsIsolator implements Isolator {
   async #mount(id: ContainerId, layers: readonly string[], rootfs: string, signal: AbortSignal): Promise<void> {
     const { upper, work } = this.#writable.overlayDirs(id, layers[0] ?? '');
     // Directories of the daemon hold no character that these options take for their own (config.ts).
-    const options = `nodev,lowerdir=${layers.join(':')},upperdir=${upper},workdir=${work}`;
+    const data = `lowerdir=${layers.join(':')},upperdir=${upper},workdir=${work}`;
     const begunMs = performance.now();
-    await hostCommand('mount', ['-i', '-t', 'overlay', '-o', options, 'overlay', rootfs], signal, { run: this.#run });
+    if (!(await this.#systemCall({ kind: 'mountOverlay', target: rootfs, data }, signal))) {
+      const args = ['-i', '-t', 'overlay', '-o', `nodev,${data}`, 'overlay', rootfs];
+      await hostCommand('mount', args, signal, { run: this.#run });
+    }
     const durationMs = Math.round(performance.now() - begunMs);
     this.#log.debug({ containerId: id, layers: layers.length, durationMs }, 'root file system mounted');
   }
@@ -162,13 +170,18 @@ export class RootfsIsolator implements Isolator {
   /** A mount that is busy is taken out of sight now and goes when its last user does. */
   async #unmount(mountPoint: string, signal: AbortSignal): Promise<void> {
     try {
-      await hostCommand('umount', [mountPoint], signal, { run: this.#run });
+      await this.#unmountBy(mountPoint, false, signal);
     } catch (error) {
       signal.throwIfAborted();
       if (!mountsBelow(mountPoint).some((entry) => entry.mountPoint === mountPoint)) return;
       this.#log.warn({ mountPoint, err: error }, 'mount is busy, detaching it');
-      await hostCommand('umount', ['-l', mountPoint], signal, { run: this.#run });
+      await this.#unmountBy(mountPoint, true, signal);
     }
+  }
+
+  async #unmountBy(path: string, lazy: boolean, signal: AbortSignal): Promise<void> {
+    if (await this.#systemCall({ kind: 'unmount', path, lazy }, signal)) return;
+    await hostCommand('umount', lazy ? ['-l', path] : [path], signal, { run: this.#run });
   }
 
   #mountPoint(id: ContainerId): string {

@@ -65,7 +65,7 @@ export class NetworkAudit {
   constructor(options: NetworkAuditOptions) {
     this.#options = options;
     this.#netnsDir = join(options.runDir, 'netns');
-    this.#namespaces = new NetworkNamespaces(this.#netnsDir, options.run);
+    this.#namespaces = new NetworkNamespaces(this.#netnsDir, { run: options.run });
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
     this.#log = options.log.child({ component: 'network-audit' });
   }
