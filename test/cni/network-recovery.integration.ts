@@ -128,7 +128,8 @@ describe('NetworkIsolator when plugins fail', { skip: lacks }, () => {
   });
 
   test('an ADD that hangs is killed at the deadline, while other containers are served', async (t) => {
-    const { fixture, plugins, container } = await setUp(t, { deadlinesMs: { ADD: 500 } });
+    // Long enough for two plugins on a busy machine, since only what was begun gets a DEL.
+    const { fixture, plugins, container } = await setUp(t, { deadlinesMs: { ADD: 2500 } });
     plugins.does('three', 'ADD', 'exec sleep 30');
     const other = fixture.container({ network: ['a'] });
     const isolator = fixture.isolator();
