@@ -29,6 +29,7 @@ import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
 import { LOCAL_DRIVER_NAME } from './csi/local/local-driver.ts';
 import { pluginChecks, propagationCheck } from './csi/plugin-checks.ts';
+import { VolumeDrain } from './csi/volume-drain.ts';
 import { VolumeIsolator } from './csi/volume-isolator.ts';
 import { lockDirectory } from './daemon-lock.ts';
 import { RuntimeError } from './errors.ts';
@@ -126,6 +127,12 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
     log,
   });
   parts.defer(() => containerizer.close());
+  const drain = new VolumeDrain({
+    volumes: volume.manager,
+    stop: (id, timeoutMs, joint) => containerizer.stop(id, { timeoutMs }, joint),
+    log,
+  });
+  parts.defer(() => drain.close());
 
   // What recovery gives back goes through it.
   await ipam.server.start(signal);
@@ -135,6 +142,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
   parts.defer(() => operations.close());
   await operations.recover(signal);
   await volume.manager.recover(signal);
+  drain.recover();
   parts.defer(() => network.versions.close());
   askAhead(network.configs, signal, log);
   await volume.snapshots.recover(signal);
@@ -163,7 +171,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         operations,
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
       }),
-      Volumes: new VolumesService(volume.manager),
+      Volumes: new VolumesService(volume.manager, drain),
       Snapshots: new SnapshotsService(volume.snapshots),
       GroupSnapshots: new GroupSnapshotsService(volume.snapshots),
       Plugins: new PluginsService(volume),

@@ -2,6 +2,7 @@
 import type { Claim, VolumeFailure, VolumeRecord } from '../csi/volume.ts';
 import type { PlannedAttempt } from '../csi/volume-backlog.ts';
 import type { VolumeSource } from '../csi/volume-request.ts';
+import { stepsDown } from '../csi/volume-states.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
 import type { VolumeClaim } from './generated/berth/v1/VolumeClaim.ts';
 import type { VolumeFailure as FailureMessage } from './generated/berth/v1/VolumeFailure.ts';
@@ -29,6 +30,7 @@ export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt): V
     ...(failure === undefined ? {} : { failure: failureMessage(failure) }),
     ...(planned === undefined ? {} : { nextTryAt: planned.nextTryAt }),
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
+    stepsDown: [...stepsDown(volume)],
   };
 }
 

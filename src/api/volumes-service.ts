@@ -1,12 +1,16 @@
 /** The Volumes service: calls of the API as calls of the volume manager. */
 import type { VolumeRecord } from '../csi/volume.ts';
+import type { VolumeDrain } from '../csi/volume-drain.ts';
 import type { VolumeManager } from '../csi/volume-manager.ts';
 import type { VolumeAccess, VolumeSource, VolumeWish } from '../csi/volume-request.ts';
 import { invalid } from '../errors.ts';
 import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVolumeRequest.ts';
+import type { DetachVolumeRequest__Output } from './generated/berth/v1/DetachVolumeRequest.ts';
 import type { ExpandVolumeRequest__Output } from './generated/berth/v1/ExpandVolumeRequest.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
+import type { RegisterVolumeRequest__Output } from './generated/berth/v1/RegisterVolumeRequest.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
+import type { UpdateVolumeRequest__Output } from './generated/berth/v1/UpdateVolumeRequest.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
 import type { VolumeRequest__Output } from './generated/berth/v1/VolumeRequest.ts';
 import type { VolumeStatsRequest__Output } from './generated/berth/v1/VolumeStatsRequest.ts';
@@ -14,6 +18,7 @@ import type { VolumeStatsResponse } from './generated/berth/v1/VolumeStatsRespon
 import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
+import { registerRequestOf, volumeUpdateOf } from './volume-control.ts';
 import { volumeMessage } from './volume-message.ts';
 import { volumeStatsMessage } from './volume-stats-message.ts';
 import { useRequestOf } from './volume-use.ts';
@@ -22,13 +27,18 @@ import { useRequestOf } from './volume-use.ts';
 const DEFAULT_DRIVER = 'local.csi.berth';
 
 /** What the service asks of the volume manager. */
-export type Volumes = Pick<VolumeManager, 'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats'>;
+export type Volumes = Pick<
+  VolumeManager,
+  'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats' | 'register' | 'update' | 'detach'
+>;
 
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
+  readonly #drain: Pick<VolumeDrain, 'drain'>;
 
-  constructor(volumes: Volumes) {
+  constructor(volumes: Volumes, drain: Pick<VolumeDrain, 'drain'>) {
     this.#volumes = volumes;
+    this.#drain = drain;
   }
 
   async create(request: CreateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
@@ -56,6 +66,20 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   async remove({ name }: VolumeRequest__Output, { signal }: Call): Promise<RemoveVolumeResponse> {
     await this.#volumes.remove(checkRef('name', name), signal);
     return {};
+  }
+
+  async register(request: RegisterVolumeRequest__Output, { signal }: Call): Promise<Volume> {
+    return this.#message(await this.#volumes.register(registerRequestOf(request), signal));
+  }
+
+  async update(request: UpdateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
+    const { name, availability, stopTimeoutMs } = volumeUpdateOf(request);
+    if (availability === 'drain') return this.#message(await this.#drain.drain(name, stopTimeoutMs, signal));
+    return this.#message(await this.#volumes.update(name, availability, signal));
+  }
+
+  async detach({ name, force }: DetachVolumeRequest__Output, { signal }: Call): Promise<Volume> {
+    return this.#message(await this.#volumes.detach(checkRef('name', name), force, signal));
   }
 
   #message(volume: VolumeRecord): Volume {

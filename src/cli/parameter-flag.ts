@@ -2,8 +2,8 @@
 import { usage } from './failure.ts';
 
 /** @throws {Failure} naming the flag */
-export function parseParameter(text: string): { key: string; value: string } {
+export function parseParameter(text: string, flag: string = '--parameter'): { key: string; value: string } {
   const split = text.indexOf('=');
-  if (split < 1) throw usage('--parameter', `${JSON.stringify(text)} must be KEY=value`);
+  if (split < 1) throw usage(flag, `${JSON.stringify(text)} must be KEY=value`);
   return { key: text.slice(0, split), value: text.slice(split + 1) };
 }

@@ -85,7 +85,7 @@ export function addVolumeSnapshot(group: Command, session: Session): void {
     )
     .action(async (volume: string, flags: CutFlags & { name: string }, command: Command) => {
       const { name } = flags;
-      const parameters = (flags.parameter ?? []).map(parseParameter);
+      const parameters = (flags.parameter ?? []).map((text) => parseParameter(text));
       const daemon = await session.daemon(command);
       const { state } = await daemon.call('Snapshots', 'Create', { name, volume, parameters });
       if (flags.wait && state === 'processing') {
@@ -146,7 +146,7 @@ function addGroupVerbs(parent: Command, session: Session): void {
     .addHelpText('after', '\nExample:\n  berth snapshot group create nightly db-data db-log')
     .action(async (name: string, volumes: string[], flags: CutFlags, command: Command) => {
       if (new Set(volumes).size < volumes.length) throw usage('volume', 'one is named twice');
-      const parameters = (flags.parameter ?? []).map(parseParameter);
+      const parameters = (flags.parameter ?? []).map((text) => parseParameter(text));
       const daemon = await session.daemon(command);
       const { state, members } = await daemon.call('GroupSnapshots', 'Create', { name, volumes, parameters });
       if (flags.wait && state === 'processing') {

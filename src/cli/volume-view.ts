@@ -48,6 +48,7 @@ export function volumeObject(volume: Volume__Output): Record<string, unknown> {
     failure: failure ? failureObject(failure) : null,
     nextTryAt: volume.nextTryAt ?? null,
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
+    stepsDown: volume.stepsDown,
     error,
   };
 }

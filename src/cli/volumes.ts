@@ -1,4 +1,4 @@
-/** `volume create | ls | inspect | rm`. */
+/** `volume create | ls | inspect | rm`; the other verbs have modules of their own. */
 import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
 import { usage } from './failure.ts';
@@ -6,6 +6,7 @@ import { parseParameter } from './parameter-flag.ts';
 import { type Format, formatOption, listOption, type Session } from './session.ts';
 import { parseSize } from './size.ts';
 import { addVolumeSnapshot } from './snapshots.ts';
+import { addVolumeControl } from './volume-control.ts';
 import { addVolumeOperations } from './volume-operations.ts';
 import { addVolumeUseFlags, type VolumeUseFlags, volumeUse } from './volume-use-flags.ts';
 import { VOLUME_COLUMNS, volumeObject, volumeText } from './volume-view.ts';
@@ -25,9 +26,10 @@ export interface VolumeFlags extends VolumeUseFlags {
 export function addVolumeVerbs(program: Command, session: Session): void {
   const group = program
     .command('volume')
-    .summary('volumes: create, ls, inspect, rm, snapshot')
+    .summary('volumes: create, register, ls, inspect, expand, update, detach, rm, snapshot')
     .description('Volumes of CSI plugins. A container gets one by -v NAME:/path or --device NAME:/dev/name.');
   addCreate(group, session);
+  addVolumeControl(group, session);
   addVolumeOperations(group, session);
   group
     .command('ls')
@@ -120,7 +122,7 @@ export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeReq
     ...(fromSnapshot === undefined ? {} : { fromSnapshot }),
     ...(fromVolume === undefined ? {} : { fromVolume }),
     ...(flags.fsType === undefined ? {} : { fsType: flags.fsType }),
-    parameters: (flags.parameter ?? []).map(parseParameter),
+    parameters: (flags.parameter ?? []).map((text) => parseParameter(text)),
     use: volumeUse(flags),
   };
 }

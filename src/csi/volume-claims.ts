@@ -87,7 +87,9 @@ export function survivingClaims(record: VolumeRecord, bootId: string): readonly 
 /** @throws {RuntimeError} FAILED_PRECONDITION naming the containers that use it */
 export function checkUnused(record: VolumeRecord): void {
   const users = activeClaims(record).map(({ containerId }) => containerId);
-  if (users.length > 0) throw refused(`volume ${record.name} is used by container ${users.join(', ')}`);
+  if (users.length === 0) return;
+  const advice = `stop what uses it, by "berth volume update ${record.name} --availability drain" all of it`;
+  throw refused(`volume ${record.name} is used by container ${users.join(', ')}: ${advice}`);
 }
 
 function refused(message: string): RuntimeError {

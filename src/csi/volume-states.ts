@@ -101,6 +101,13 @@ export function rungsFor({ controller, node }: PluginCapabilities): readonly Run
   ];
 }
 
+/** The calls that take a volume off this machine from where it stands, in order. */
+export function stepsDown({ state, rungs }: Pick<VolumeRecord, 'state' | 'rungs'>): readonly string[] {
+  const { rung } = positionOf(state);
+  const climbed = RUNGS.slice(1, RUNGS.indexOf(rung) + 1).filter((one) => rungs.includes(one.rung));
+  return climbed.map(({ down }) => down).reverse();
+}
+
 /** One call to make for a volume. */
 export interface Step {
   readonly rung: Rung;

@@ -145,25 +145,33 @@ export class FakeBackends {
         },
         wanted: () => new Set(),
       }),
-      Volumes: new VolumesService({
-        create: (request) => this.createVolume(request),
-        list: () => [...volumes.values()],
-        get: (name) => known(volumes, name, 'volume'),
-        planned: () => undefined,
-        expand: async (name, bytes) => {
-          const grown = { ...known(volumes, name, 'volume'), capacityBytes: String(bytes) };
-          volumes.set(name, grown);
-          return grown;
+      Volumes: new VolumesService(
+        {
+          create: (request) => this.createVolume(request),
+          list: () => [...volumes.values()],
+          get: (name) => known(volumes, name, 'volume'),
+          planned: () => undefined,
+          expand: async (name, bytes) => {
+            const grown = { ...known(volumes, name, 'volume'), capacityBytes: String(bytes) };
+            volumes.set(name, grown);
+            return grown;
+          },
+          stats: async (name) => {
+            known(volumes, name, 'volume');
+            return { name, usage: [{ unit: 'bytes', total: '8', used: '3', available: '5' }] };
+          },
+          remove: async (name) => {
+            known(volumes, name, 'volume');
+            volumes.delete(name);
+          },
+          register: async ({ name }) => known(volumes, name, 'volume'),
+          update: async (name, availability) => ({ ...known(volumes, name, 'volume'), availability }),
+          detach: async (name) => known(volumes, name, 'volume'),
         },
-        stats: async (name) => {
-          known(volumes, name, 'volume');
-          return { name, usage: [{ unit: 'bytes', total: '8', used: '3', available: '5' }] };
+        {
+          drain: async (name) => ({ ...known(volumes, name, 'volume'), availability: 'drain' }),
         },
-        remove: async (name) => {
-          known(volumes, name, 'volume');
-          volumes.delete(name);
-        },
-      }),
+      ),
       Ipam: new IpamService({
         ipam: {
           list: () => [LEASE],
