@@ -38,6 +38,8 @@ export interface Config {
   readonly csiRegistrationDir: string;
   /** Start and supervise the embedded driver local.csi.berth. */
   readonly csiLocalDriver: boolean;
+  /** Where the files of volume classes are. */
+  readonly volumeClassDir: string;
   /** "auto", "crun", "runc", or the path of an OCI runtime. */
   readonly runtime: string;
   /** Name of Berth's cgroup in every hierarchy. */
@@ -79,6 +81,7 @@ const settingsSchema = z.strictObject({
   'csi-conf-dir': z.string(),
   'csi-registration-dir': z.string(),
   'csi-local-driver': z.boolean(),
+  'volume-class-dir': z.string(),
   runtime: z.string(),
   'cgroup-parent': z.string(),
   'log-level': z.enum(LOG_LEVELS),
@@ -138,6 +141,7 @@ function berthdCommand(version: string): Command {
       "CSI plugins register by kubelet's plugin registration in here (default: RUN/csi-registry)",
     )
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
+    .option('--volume-class-dir <dir>', 'volume classes, a file for each (default: /etc/berth/volumes.d)')
     .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
     .option('--cgroup-parent <name>', "name of Berth's cgroup (default: berth)")
     .addOption(
@@ -189,6 +193,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'csi-conf-dir': '/etc/berth/csi.d',
     'csi-registration-dir': `${run}/csi-registry`,
     'csi-local-driver': true,
+    'volume-class-dir': '/etc/berth/volumes.d',
     runtime: 'auto',
     'cgroup-parent': 'berth',
     'log-level': 'info',
@@ -217,6 +222,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
     csiRegistrationDir: directory('csi-registration-dir', settings['csi-registration-dir']),
     csiLocalDriver: settings['csi-local-driver'],
+    volumeClassDir: directory('volume-class-dir', settings['volume-class-dir']),
     runtime: settings.runtime,
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],

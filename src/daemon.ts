@@ -13,6 +13,7 @@ import { PluginsService } from './api/plugins-service.ts';
 import { ApiServer } from './api/server.ts';
 import { GroupSnapshotsService, SnapshotsService } from './api/snapshots-service.ts';
 import { type Fact, SystemService } from './api/system-service.ts';
+import { VolumeClassesService } from './api/volume-classes-service.ts';
 import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
 import { CniRuntime } from './cni/cni-runtime.ts';
@@ -155,6 +156,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       ...networkChecks(network.configs, network.plugins),
       ...ipamChecks(ipam.store),
       ...pluginChecks(volume.registry),
+      ...(await volume.classes.checks()),
       propagationCheck(config.root),
     ];
   };
@@ -172,6 +174,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
       }),
       Volumes: new VolumesService(volume.manager, drain),
+      VolumeClasses: new VolumeClassesService(volume.classes),
       Snapshots: new SnapshotsService(volume.snapshots),
       GroupSnapshots: new GroupSnapshotsService(volume.snapshots),
       Plugins: new PluginsService(volume),
@@ -314,6 +317,7 @@ function factsOf(config: Config, runtime: OciRuntime | Error, version: string): 
     ['csiPluginDir', config.csiPluginDir],
     ['csiConfDir', config.csiConfDir],
     ['csiRegistrationDir', config.csiRegistrationDir],
+    ['volumeClassDir', config.volumeClassDir],
     ['csiLocalDriver', config.csiLocalDriver ? LOCAL_DRIVER_NAME : 'off'],
     ['logLevel', config.logLevel],
   ].map(([key = '', value = '']) => ({ key, value }));

@@ -19,6 +19,7 @@ import { SnapshotManager } from './csi/snapshot-manager.ts';
 import { SupervisedPlugins } from './csi/supervised-plugins.ts';
 import { decodeSupervisedRecord } from './csi/supervised-record.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
+import { VolumeClassDirectory } from './csi/volume-class-directory.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
@@ -35,6 +36,7 @@ export interface VolumeParts {
   readonly supervised: SupervisedPlugins;
   readonly manager: VolumeManager;
   readonly snapshots: SnapshotManager;
+  readonly classes: VolumeClassDirectory;
   start(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
@@ -42,6 +44,7 @@ export interface VolumeParts {
 /** Makes the parts; nothing runs before `start`. */
 export function volumeParts(config: Config, database: Database, run: RunProgram, log: Logger): VolumeParts {
   const registry = new PluginRegistry({ pluginDir: config.csiPluginDir, log });
+  const classes = new VolumeClassDirectory({ dir: config.volumeClassDir, log });
   const driver = config.csiLocalDriver ? localDriver(config, log) : undefined;
   const store = database.store('volume', decodeVolumeRecord);
   const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
@@ -51,6 +54,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     registry,
     store,
     snapshots: new SnapshotCatalog(snapshotRecords, groupRecords),
+    classes,
     rootDir: config.root,
     bootId: readBootId(),
     run,
@@ -94,6 +98,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     supervised,
     manager,
     snapshots,
+    classes,
     async start(signal) {
       const { state, detail } = propagationCheck(config.root);
       if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');
@@ -101,6 +106,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       enrolment.recover();
       supervised.recover();
       await dropIns.start();
+      await classes.start();
       await registrars.start(signal);
       await registry.start(signal);
     },
@@ -110,6 +116,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       await registrars.close();
       await dropIns.close();
       await supervised.close();
+      await classes.close();
       await registry.close();
       await driver?.close(AbortSignal.timeout(CLOSE_TIMEOUT_MS));
     },

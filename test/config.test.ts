@@ -43,6 +43,7 @@ describe('readConfig', () => {
       csiConfDir: '/etc/berth/csi.d',
       csiRegistrationDir: '/run/berth/csi-registry',
       csiLocalDriver: true,
+      volumeClassDir: '/etc/berth/volumes.d',
       runtime: 'auto',
       cgroupParent: 'berth',
       logLevel: 'info',

@@ -16,6 +16,7 @@ import type { NetworksDefinition } from './generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from './generated/berth/v1/Plugins.ts';
 import type { SnapshotsDefinition } from './generated/berth/v1/Snapshots.ts';
 import type { SystemDefinition } from './generated/berth/v1/System.ts';
+import type { VolumeClassesDefinition } from './generated/berth/v1/VolumeClasses.ts';
 import type { VolumesDefinition } from './generated/berth/v1/Volumes.ts';
 import { cutHalfSentCalls } from './half-sent-calls.ts';
 import { methodHandlers } from './method-handlers.ts';
@@ -43,6 +44,7 @@ export interface ApiServices {
   readonly Containers: ServiceMethods<ContainersDefinition>;
   readonly Networks: ServiceMethods<NetworksDefinition>;
   readonly Volumes: ServiceMethods<VolumesDefinition>;
+  readonly VolumeClasses: ServiceMethods<VolumeClassesDefinition>;
   readonly Snapshots: ServiceMethods<SnapshotsDefinition>;
   readonly GroupSnapshots: ServiceMethods<GroupSnapshotsDefinition>;
   readonly Plugins: ServiceMethods<PluginsDefinition>;

@@ -29,6 +29,8 @@ export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt): V
     claims: volume.claims.map(claimMessage),
     ...(failure === undefined ? {} : { failure: failureMessage(failure) }),
     ...(planned === undefined ? {} : { nextTryAt: planned.nextTryAt }),
+    volumeClass: volume.volumeClass ?? '',
+    mutableParameters: Object.entries(volume.mutableParameters).map(([key, value]) => ({ key, value })),
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
     stepsDown: [...stepsDown(volume)],
   };

@@ -32,7 +32,7 @@ export function useMessage({ accessMode, mountFlags, group, ownership, reclaim }
 }
 
 /** "password=x" -> "password=***": flags may be secret (CSI "mount_flags"). */
-function withoutValue(flag: string): string {
+export function withoutValue(flag: string): string {
   const split = flag.indexOf('=');
   return split < 0 ? flag : `${flag.slice(0, split)}=***`;
 }

@@ -8,6 +8,7 @@ import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVol
 import type { DetachVolumeRequest__Output } from './generated/berth/v1/DetachVolumeRequest.ts';
 import type { ExpandVolumeRequest__Output } from './generated/berth/v1/ExpandVolumeRequest.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
+import type { Parameter__Output } from './generated/berth/v1/Parameter.ts';
 import type { RegisterVolumeRequest__Output } from './generated/berth/v1/RegisterVolumeRequest.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
 import type { UpdateVolumeRequest__Output } from './generated/berth/v1/UpdateVolumeRequest.ts';
@@ -22,9 +23,6 @@ import { registerRequestOf, volumeUpdateOf } from './volume-control.ts';
 import { volumeMessage } from './volume-message.ts';
 import { volumeStatsMessage } from './volume-stats-message.ts';
 import { useRequestOf } from './volume-use.ts';
-
-/** Serves volumes of which nobody said where they come from. */
-const DEFAULT_DRIVER = 'local.csi.berth';
 
 /** What the service asks of the volume manager. */
 export type Volumes = Pick<
@@ -101,16 +99,20 @@ function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
     throw invalid('access', `${String(request.access)} is unknown`);
   return {
     name: checkRef('name', request.name),
-    ...(source !== undefined && request.driver === ''
-      ? {}
-      : { driver: checkRef('driver', request.driver === '' ? DEFAULT_DRIVER : request.driver) }),
-    ...(source !== undefined && request.capacityBytes === '0' ? {} : { capacityBytes: BigInt(request.capacityBytes) }),
+    ...(request.volumeClass === '' ? {} : { volumeClass: checkRef('volume_class', request.volumeClass) }),
+    ...(request.driver === '' ? {} : { driver: checkRef('driver', request.driver) }),
+    ...(request.capacityBytes === '0' ? {} : { capacityBytes: BigInt(request.capacityBytes) }),
     ...(access === undefined ? {} : { access }),
     ...(source === undefined ? {} : { source }),
     ...useRequestOf(request.use),
     fsType: request.fsType,
-    parameters: Object.fromEntries(request.parameters.map(({ key, value }) => [key, value])),
+    parameters: mapOf(request.parameters),
+    mutableParameters: mapOf(request.mutableParameters),
   };
+}
+
+function mapOf(pairs: readonly Parameter__Output[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(pairs.map(({ key, value }) => [key, value]));
 }
 
 function sourceOf({ fromSnapshot, fromVolume }: CreateVolumeRequest__Output): VolumeSource | undefined {

@@ -12,6 +12,7 @@ import type { NetworksDefinition } from '../api/generated/berth/v1/Networks.ts';
 import type { PluginsDefinition } from '../api/generated/berth/v1/Plugins.ts';
 import type { SnapshotsDefinition } from '../api/generated/berth/v1/Snapshots.ts';
 import type { SystemDefinition } from '../api/generated/berth/v1/System.ts';
+import type { VolumeClassesDefinition } from '../api/generated/berth/v1/VolumeClasses.ts';
 import type { VolumesDefinition } from '../api/generated/berth/v1/Volumes.ts';
 import type { codecOf } from './codec.ts';
 import { CallFailure } from './failure.ts';
@@ -23,6 +24,7 @@ interface Services {
   readonly Containers: ContainersDefinition;
   readonly Networks: NetworksDefinition;
   readonly Volumes: VolumesDefinition;
+  readonly VolumeClasses: VolumeClassesDefinition;
   readonly Snapshots: SnapshotsDefinition;
   readonly GroupSnapshots: GroupSnapshotsDefinition;
   readonly Plugins: PluginsDefinition;

@@ -1,11 +1,11 @@
 /** `volume create | ls | inspect | rm`; the other verbs have modules of their own. */
 import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
-import { usage } from './failure.ts';
 import { parseParameter } from './parameter-flag.ts';
 import { type Format, formatOption, listOption, type Session } from './session.ts';
 import { parseSize } from './size.ts';
 import { addVolumeSnapshot } from './snapshots.ts';
+import { addVolumeClassVerbs } from './volume-classes.ts';
 import { addVolumeControl } from './volume-control.ts';
 import { addVolumeOperations } from './volume-operations.ts';
 import { addVolumeUseFlags, type VolumeUseFlags, volumeUse } from './volume-use-flags.ts';
@@ -20,13 +20,15 @@ export interface VolumeFlags extends VolumeUseFlags {
   readonly driver?: string;
   readonly fsType?: string;
   readonly parameter?: readonly string[];
+  readonly mutableParameter?: readonly string[];
+  readonly class?: string;
 }
 
 /** Adds the group to the program. */
 export function addVolumeVerbs(program: Command, session: Session): void {
   const group = program
     .command('volume')
-    .summary('volumes: create, register, ls, inspect, expand, update, detach, rm, snapshot')
+    .summary('volumes: create, register, ls, inspect, expand, update, detach, rm, snapshot, class')
     .description('Volumes of CSI plugins. A container gets one by -v NAME:/path or --device NAME:/dev/name.');
   addCreate(group, session);
   addVolumeControl(group, session);
@@ -69,6 +71,7 @@ export function addVolumeVerbs(program: Command, session: Session): void {
       });
     });
   addVolumeSnapshot(group, session);
+  addVolumeClassVerbs(group, session);
 }
 
 function addCreate(group: Command, session: Session): void {
@@ -77,11 +80,12 @@ function addCreate(group: Command, session: Session): void {
     .summary('create a volume')
     .description('Creates a volume and prints its name. The same request may be repeated.')
     .argument('<name>', 'name of the volume')
-    .option('--size <size>', 'capacity: 64Mi, 10Gi (default: that of the source, if there is one)')
+    .option('--class <class>', 'volume class (berth volume class ls): says what these flags leave out')
+    .option('--size <size>', 'capacity: 64Mi, 10Gi (default: that of the class or the source)')
     .addOption(
       new Option(
         '--access <access>',
-        'mount: a file system; block: a raw device (default: that of the source, else mount)',
+        'mount: a file system; block: a raw device (default: that of the class or the source, else mount)',
       ).choices(['mount', 'block']),
     )
     .addOption(
@@ -90,13 +94,20 @@ function addCreate(group: Command, session: Session): void {
       ),
     )
     .option('--from-volume <name>', 'begin with the data of another volume: a clone')
-    .option('--driver <plugin>', 'CSI plugin (berth csi ls; default: that of the source, else local.csi.berth)')
+    .option(
+      '--driver <plugin>',
+      'CSI plugin (berth csi ls; default: that of the class or the source, else local.csi.berth)',
+    )
     .option('--fs-type <type>', "ext4, xfs (default: the plugin's choice)")
-    .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'));
+    .addOption(listOption('--parameter <key=value>', 'handed to the plugin as it is (repeatable)'))
+    .addOption(
+      listOption('--mutable-parameter <key=value>', 'the same, for one that can be changed later (repeatable)'),
+    );
   addVolumeUseFlags(create, 'delete')
     .addHelpText(
       'after',
       '\nExamples:\n  berth volume create data --size 1Gi\n  berth volume create disk --size 64Mi --access block' +
+        '\n  berth volume create db --class fast --size 10Gi' +
         '\n  berth volume create db --size 1Gi --access-mode RWOP --fs-group 999 --mount-flag noatime --reclaim retain' +
         '\n  berth volume create old-data --from-snapshot data-monday\n  berth volume create copy --from-volume data --size 2Gi',
     )
@@ -111,9 +122,6 @@ function addCreate(group: Command, session: Session): void {
 /** The request that name and flags ask for. @throws {Failure} naming the flag */
 export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeRequest {
   const { fromSnapshot, fromVolume, size } = flags;
-  if (size === undefined && fromSnapshot === undefined && fromVolume === undefined) {
-    throw usage('--size', 'is needed: say 64Mi or 10Gi');
-  }
   return {
     name,
     driver: flags.driver ?? '',
@@ -123,6 +131,8 @@ export function volumeRequest(name: string, flags: VolumeFlags): CreateVolumeReq
     ...(fromVolume === undefined ? {} : { fromVolume }),
     ...(flags.fsType === undefined ? {} : { fsType: flags.fsType }),
     parameters: (flags.parameter ?? []).map((text) => parseParameter(text)),
+    mutableParameters: (flags.mutableParameter ?? []).map((text) => parseParameter(text, '--mutable-parameter')),
+    volumeClass: flags.class ?? '',
     use: volumeUse(flags),
   };
 }

@@ -33,7 +33,13 @@ export function takesSecrets(rpc: Rpc): boolean {
 }
 
 /** Unmarked fields whose values are kept out of logs all the same. */
-const SENSITIVE: ReadonlySet<string> = new Set(['parameters', 'volumeContext', 'publishContext', 'mountFlags']);
+const SENSITIVE: ReadonlySet<string> = new Set([
+  'parameters',
+  'mutableParameters',
+  'volumeContext',
+  'publishContext',
+  'mountFlags',
+]);
 
 const REDACTED = '[redacted]';
 

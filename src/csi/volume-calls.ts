@@ -30,6 +30,7 @@ export function createRequest(record: VolumeRecord, secrets: StringMap): Request
     capacityRange: { requiredBytes: record.requestedBytes },
     volumeCapabilities: [capabilityOf(record)],
     parameters: { ...record.parameters },
+    mutableParameters: { ...record.mutableParameters },
     secrets,
     ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
     ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),

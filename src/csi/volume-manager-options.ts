@@ -6,12 +6,15 @@ import type { SecretSource, VolumeDeadlines } from './plugin-caller.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 import type { SnapshotCatalog } from './snapshot-catalog.ts';
 import type { VolumeRecord } from './volume.ts';
+import type { VolumeClassDirectory } from './volume-class-directory.ts';
 
 export interface VolumeManagerOptions {
   readonly registry: PluginRegistry;
   readonly store: Store<VolumeRecord>;
   /** What volumes may be restored from. */
   readonly snapshots: SnapshotCatalog;
+  /** What volumes take from their classes; there are none unless given. */
+  readonly classes?: Pick<VolumeClassDirectory, 'fill'> | undefined;
   /** Volumes are mounted in ROOT/csi/mounts. */
   readonly rootDir: string;
   /** This boot's id (src/process-identity.ts). */

@@ -26,6 +26,7 @@ import {
   survivingClaims,
   unknownVolume,
 } from './volume-claims.ts';
+import { withoutClass } from './volume-class.ts';
 import { VolumeDetachment } from './volume-detachment.ts';
 import { VolumeExpansion } from './volume-expansion.ts';
 import { VolumeJournal } from './volume-journal.ts';
@@ -40,7 +41,7 @@ import {
   type RegisterRequest,
   type VolumeWish,
   validateRegisterRequest,
-  validateVolumeRequest,
+  validateVolumeWish,
 } from './volume-request.ts';
 import { VolumeSources } from './volume-source.ts';
 import { activeClaims, neededKeys } from './volume-states.ts';
@@ -100,14 +101,16 @@ export class VolumeManager {
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
    */
   async create(wish: VolumeWish, signal: AbortSignal): Promise<VolumeRecord> {
-    validateVolumeRequest(wish);
+    validateVolumeWish(wish);
     const { name } = wish;
     return this.#lanes.run(
       name,
       async () => {
         const existing = this.#store.read(name);
         if (existing === undefined) {
-          const request = this.#sources.fill(wish);
+          const classed = (await this.#options.classes?.fill(wish)) ?? withoutClass(wish);
+          validateVolumeWish(classed);
+          const request = this.#sources.fill(classed);
           return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
         }
         if (!isSameRequest(existing, wish)) {

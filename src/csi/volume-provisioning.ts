@@ -6,7 +6,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { RuntimeError } from '../errors.ts';
+import { invalid, RuntimeError } from '../errors.ts';
 import { chooseAccessMode } from './access-modes.ts';
 import { isCreateUnsettled, isRefusal, isVague } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
@@ -45,7 +45,11 @@ export class VolumeProvisioning {
   async intend(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
     const { capabilities, topology } = await this.#caller.plugin(request.driver, signal);
     const { name, driver, access, fsType, parameters } = request;
+    const { mutableParameters = {}, volumeClass, secretsName } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
+    if (Object.keys(mutableParameters).length > 0 && !capabilities.controller.has('MODIFY_VOLUME')) {
+      throw invalid('mutableParameters', `CSI plugin ${driver} has none (it does not offer MODIFY_VOLUME)`);
+    }
     // Missing secrets are told before anything is recorded.
     if (provisioned) await this.#caller.checkSecrets(request, 'CreateVolume', signal);
     const capacityBytes = String(request.capacityBytes);
@@ -58,6 +62,7 @@ export class VolumeProvisioning {
       csiName: `${name.slice(0, 48)}-${randomBytes(6).toString('hex')}`,
       accessMode: chooseAccessMode(request.accessMode, capabilities),
       ...newVolume(request, provisioned ? 'delete' : 'retain'),
+      ...{ mutableParameters, volumeClass, secretsName },
       // A plugin that makes no volumes is told of one that is there: its id is its name, its context the parameters.
       ...(provisioned ? {} : { volumeId: name }),
       volumeContext: provisioned ? {} : parameters,
@@ -173,6 +178,7 @@ export function newVolume(
   usualReclaim: ReclaimPolicy,
 ): Pick<
   VolumeRecord,
+  | 'mutableParameters'
   | 'mountFlags'
   | 'group'
   | 'ownership'
@@ -187,6 +193,7 @@ export function newVolume(
   | 'createdAt'
 > {
   return {
+    mutableParameters: {},
     mountFlags,
     ...(group === undefined ? {} : { group }),
     ownership,

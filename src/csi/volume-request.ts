@@ -9,6 +9,9 @@ import type { OwnershipPolicy, ReclaimPolicy } from './volume.ts';
 
 export type VolumeAccess = 'mount' | 'block';
 
+/** Makes the volumes of which nobody said who should. */
+export const DEFAULT_DRIVER = 'local.csi.berth';
+
 /** How a volume is to be used, in words that may be left out. */
 export interface UseRequest {
   /** The mode that suits the plugin unless given. */
@@ -42,7 +45,13 @@ export interface VolumeRequest extends UseRequest {
   readonly fsType?: string | undefined;
   /** Handed to the plugin as they are. */
   readonly parameters: StringMap;
+  /** The same, for parameters that can be changed later; sent only to a plugin that offers MODIFY_VOLUME. */
+  readonly mutableParameters?: StringMap | undefined;
   readonly source?: VolumeSource | undefined;
+  /** Name of the class it takes from what is not said here (volume-class.ts). */
+  readonly volumeClass?: string | undefined;
+  /** The file that says where its secrets are; the plugin's own when absent. */
+  readonly secretsName?: string | undefined;
 }
 
 /** A volume that the storage system has already. */
@@ -59,9 +68,12 @@ export interface RegisterRequest extends UseRequest {
   readonly volumeContext: StringMap;
 }
 
-/** The same, where the source says what the user does not: who makes it, how large and of what kind it is. */
-export type VolumeWish = Omit<VolumeRequest, 'driver' | 'capacityBytes' | 'access'> &
-  Partial<Pick<VolumeRequest, 'driver' | 'capacityBytes' | 'access'>>;
+/** The same, where class and source say what the user does not: who makes it, how large and of what kind it is. */
+export interface VolumeWish extends Omit<VolumeRequest, 'driver' | 'capacityBytes' | 'access'> {
+  readonly driver?: string | undefined;
+  readonly capacityBytes?: number | bigint | undefined;
+  readonly access?: VolumeAccess | undefined;
+}
 
 /** The part of a record that says what was asked for. */
 export interface RequestedVolume {
@@ -76,7 +88,9 @@ export interface RequestedVolume {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  readonly mutableParameters: StringMap;
   readonly source?: VolumeSource | undefined;
+  readonly volumeClass?: string | undefined;
 }
 
 /** Berth's own names of volumes. */
@@ -89,15 +103,16 @@ const MAX_FLAG_BYTES = 4096;
 /** The id that means "leave it as it is" (chown(2)). */
 const NO_ID = 2 ** 32 - 1;
 
-/** @throws {RuntimeError} INVALID_ARGUMENT naming the field and the reason */
-export function validateVolumeRequest(wish: VolumeWish): void {
-  const { source } = wish;
+/** What is said must make sense; what is missing may come from a class or a source. @throws {RuntimeError} INVALID_ARGUMENT naming the field and the reason */
+export function validateVolumeWish(wish: VolumeWish): void {
+  const { source, capacityBytes, mutableParameters = {} } = wish;
   if (source !== undefined) checkName(`source ${source.kind}`, source.name);
-  const request = source === undefined ? complete(wish) : wish;
-  checkShape(request);
-  if (request.capacityBytes !== undefined) checkCapacity(request.capacityBytes, 1);
-  checkMap('parameters', request.parameters);
-  if (Object.keys(request.parameters).includes('')) throw invalid('parameters', 'a key is empty');
+  checkShape(wish);
+  if (capacityBytes !== undefined) checkCapacity(capacityBytes, 1);
+  for (const [field, map] of Object.entries({ parameters: wish.parameters, mutableParameters })) {
+    checkMap(field, map);
+    if (Object.keys(map).includes('')) throw invalid(field, 'a key is empty');
+  }
 }
 
 /** @throws {RuntimeError} INVALID_ARGUMENT naming the field and the reason */
@@ -142,7 +157,8 @@ export function checkGroup(group: number | undefined): void {
 export function complete(wish: VolumeWish): VolumeRequest {
   const { driver, capacityBytes, access = 'mount' } = wish;
   if (driver === undefined) throw invalid('driver', 'is missing');
-  if (capacityBytes === undefined) throw invalid('capacityBytes', 'is missing: say a size');
+  if (capacityBytes === undefined)
+    throw invalid('size', 'is missing: say one (--size 10Gi), or name a class that does');
   return { ...wish, driver, capacityBytes, access };
 }
 
@@ -168,20 +184,35 @@ function quoted(text: string): string {
   return JSON.stringify(String(text).slice(0, 80));
 }
 
-/** True when the volume was asked for with the very same words; what was left to a source is not compared. */
+/**
+ * True when the volume was asked for with the very same words; what was left to a source or a class is not compared: the
+ * class may say something else by now.
+ */
 export function isSameRequest(made: RequestedVolume, wish: VolumeWish): boolean {
-  const { driver, requestedBytes, access, fsType } = made;
-  const left: Partial<RequestedVolume> = wish.source === undefined ? { access: 'mount' } : made;
+  const { driver, requestedBytes, access, fsType, volumeClass } = made;
+  const classed = volumeClass !== undefined;
+  const left: Partial<RequestedVolume> =
+    wish.source === undefined && !classed ? { access: 'mount', driver: DEFAULT_DRIVER } : made;
   return (
+    (wish.volumeClass === undefined || wish.volumeClass === volumeClass) &&
     driver === (wish.driver ?? left.driver) &&
     requestedBytes === String(wish.capacityBytes ?? left.requestedBytes) &&
     access === (wish.access ?? left.access) &&
     fsType === (wish.fsType ?? left.fsType) &&
     made.source?.kind === wish.source?.kind &&
     made.source?.name === wish.source?.name &&
-    isSameUse(made, wish) &&
-    isSameMap(made.parameters, wish.parameters)
+    isSameUse(
+      made,
+      classed ? { ...wish, group: wish.group ?? made.group, mountFlags: wish.mountFlags ?? made.mountFlags } : wish,
+    ) &&
+    isSameWords(made.parameters, wish.parameters, classed) &&
+    isSameWords(made.mutableParameters, wish.mutableParameters ?? {}, classed)
   );
+}
+
+/** Beside those of a class, parameters that were not said are of no account. */
+function isSameWords(made: StringMap, said: StringMap, classed: boolean): boolean {
+  return isSameMap(made, classed ? { ...made, ...said } : said);
 }
 
 /** Words that were left out fit whatever was chosen. */

@@ -13,6 +13,7 @@ import {
   type VolumeRequest,
   type VolumeSource,
   type VolumeWish,
+  validateVolumeWish,
 } from './volume-request.ts';
 
 /** What is known of a source. */
@@ -50,6 +51,8 @@ export class VolumeSources {
       fsType: wish.fsType ?? (access === 'mount' ? origin.fsType : undefined),
     };
     checkFit(filled, origin);
+    // What a class says may not suit the kind of the source.
+    validateVolumeWish(filled);
     return filled;
   }
 

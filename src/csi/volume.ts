@@ -86,7 +86,11 @@ export interface VolumeRecord {
   readonly access: VolumeAccess;
   readonly fsType?: string | undefined;
   readonly parameters: StringMap;
+  /** Parameters that can be changed, as they are (CSI ControllerModifyVolume). */
+  readonly mutableParameters: StringMap;
   readonly source?: RecordedSource | undefined;
+  /** Name of the class it was made by; what that said is in this record. */
+  readonly volumeClass?: string | undefined;
   /** The name CreateVolume is called with, made once: repeating the call can never make a second volume. */
   readonly csiName: string;
   readonly accessMode: VolumeMode;
@@ -143,6 +147,8 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   access: z.enum(['mount', 'block']),
   fsType: z.string().optional(),
   parameters: stringMap,
+  mutableParameters: stringMap,
+  volumeClass: z.string().optional(),
   source: z
     .object({ kind: z.enum(['snapshot', 'volume']), name: z.string().regex(VOLUME_NAME), id: z.string().min(1) })
     .optional(),
@@ -203,6 +209,7 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
 /** What records of earlier versions do not say. */
 const DEFAULTS = {
   mountFlags: [],
+  mutableParameters: {},
   ownership: 'root-mismatch',
   availability: 'active',
   accessibleTopology: [],

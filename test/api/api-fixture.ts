@@ -11,13 +11,14 @@ import { NetworksService } from '../../src/api/networks-service.ts';
 import { PluginsService } from '../../src/api/plugins-service.ts';
 import { ApiServer, type ApiServerOptions, type ApiServices } from '../../src/api/server.ts';
 import { SystemService } from '../../src/api/system-service.ts';
+import { VolumeClassesService } from '../../src/api/volume-classes-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
 import { PluginLog } from '../../src/csi/plugin-log.ts';
 import type { PluginSummary } from '../../src/csi/plugin-registry.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
 import { newVolume } from '../../src/csi/volume-provisioning.ts';
-import { complete, type VolumeWish } from '../../src/csi/volume-request.ts';
+import { complete, DEFAULT_DRIVER, type VolumeWish } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
 import type { ImageRecord } from '../../src/image/image-record.ts';
 import { Containerizer } from '../../src/runtime/containerizer.ts';
@@ -53,7 +54,7 @@ export class FakeBackends {
 
   async createVolume(wish: VolumeWish): Promise<VolumeRecord> {
     this.calls.push(`create ${wish.name}`);
-    const { source: _source, ...request } = complete(wish);
+    const { source: _source, ...request } = complete({ driver: DEFAULT_DRIVER, ...wish });
     const capacityBytes = String(request.capacityBytes);
     const volume: VolumeRecord = {
       ...request,
@@ -172,6 +173,10 @@ export class FakeBackends {
           drain: async (name) => ({ ...known(volumes, name, 'volume'), availability: 'drain' }),
         },
       ),
+      VolumeClasses: new VolumeClassesService({
+        files: async () => ({ good: [], bad: [] }),
+        get: async (name) => known(new Map(), name, 'class'),
+      }),
       Ipam: new IpamService({
         ipam: {
           list: () => [LEASE],

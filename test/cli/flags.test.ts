@@ -162,7 +162,14 @@ describe('parsePort', () => {
 
 describe('volume create', () => {
   test('makes a request', () => {
-    const flags = { size: '1Gi', access: 'block', driver: 'd', parameter: ['a=b=c'] };
+    const flags = {
+      size: '1Gi',
+      access: 'block',
+      driver: 'd',
+      parameter: ['a=b=c'],
+      mutableParameter: ['m=1'],
+      class: 'fast',
+    };
     assert.deepEqual(volumeRequest('v', flags), {
       name: 'v',
       driver: 'd',
@@ -170,6 +177,8 @@ describe('volume create', () => {
       access: 'VOLUME_ACCESS_BLOCK',
       parameters: [{ key: 'a', value: 'b=c' }],
       use: { accessMode: '', mountFlags: [], ownership: '', reclaim: '' },
+      mutableParameters: [{ key: 'm', value: '1' }],
+      volumeClass: 'fast',
     });
     const use = {
       accessMode: 'rwx',
@@ -190,6 +199,7 @@ describe('volume create', () => {
     }
     assert.throws(() => volumeRequest('v', { ...flags, parameter: ['=x'] }), /--parameter/);
     assert.throws(() => volumeRequest('v', { ...flags, size: '0' }), /--size/);
+    assert.throws(() => volumeRequest('v', { ...flags, mutableParameter: ['x'] }), /--mutable-parameter/);
   });
 });
 
@@ -320,7 +330,7 @@ describe('help', () => {
     const lists = all(program).filter((command) =>
       ['ls', 'ps', 'stats', 'info', 'version', 'doctor'].includes(command.name()),
     );
-    assert.equal(lists.length, 13);
+    assert.equal(lists.length, 14);
     for (const list of lists)
       assert.ok(
         list.options.some((option) => option.long === '--format'),

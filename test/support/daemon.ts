@@ -68,6 +68,7 @@ export async function startDaemon(t: TestScope, options: DaemonOptions = {}): Pr
   };
   await mkdir(place.confDir);
   await mkdir(join(dir, 'csi.d'));
+  await mkdir(join(dir, 'volumes.d'));
   const own = Object.fromEntries(
     networks.map((network, index) => [`${10 + index}-${network.name}.conflist`, conflist(network, place.leaseDir)]),
   );
@@ -126,6 +127,7 @@ export class Daemon {
       ['--run', place.run],
       ['--cni-conf-dir', place.confDir],
       ['--csi-conf-dir', join(place.dir, 'csi.d')],
+      ['--volume-class-dir', join(place.dir, 'volumes.d')],
       ['--cgroup-parent', place.cgroupParent],
       ['--log-level', 'debug'],
       flags,
