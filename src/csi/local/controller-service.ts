@@ -12,12 +12,14 @@ import type { Volume } from '../generated/csi/v1/Volume.ts';
 import type { VolumeCapability__Output } from '../generated/csi/v1/VolumeCapability.ts';
 import type { ControllerCapability } from '../protocol.ts';
 import { misfit, parseCapability } from './capability.ts';
+import { describeSource } from './content-source.ts';
 import { difference, parseCreateRequest, parseParameters, sizeFor } from './create-request.ts';
 import { SMALLEST_BYTES } from './file-system.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
 import type { Handlers } from './rpc.ts';
 import { SNAPSHOT_CAPABILITIES } from './snapshot-service.ts';
+import type { VolumeCopying } from './volume-copying.ts';
 import type { VolumeFiles } from './volume-files.ts';
 import { checkVolumeId } from './volume-path.ts';
 import { VOLUME_ID, type VolumeRecord } from './volume-record.ts';
@@ -29,14 +31,17 @@ const CAPABILITIES: readonly ControllerCapability[] = [
   'EXPAND_VOLUME',
   'SINGLE_NODE_MULTI_WRITER',
   ...SNAPSHOT_CAPABILITIES,
+  'CLONE_VOLUME',
 ];
 
 export class ControllerService {
   readonly #files: VolumeFiles;
   readonly #kernel: KernelView;
   readonly #inFlight: InFlight;
+  readonly #copying: VolumeCopying;
 
-  constructor(files: VolumeFiles, kernel: KernelView, inFlight: InFlight) {
+  constructor(files: VolumeFiles, kernel: KernelView, inFlight: InFlight, copying: VolumeCopying) {
+    this.#copying = copying;
     this.#files = files;
     this.#kernel = kernel;
     this.#inFlight = inFlight;
@@ -55,9 +60,13 @@ export class ControllerService {
 
   async #create(request: CreateVolumeRequest__Output): Promise<CreateVolumeResponse> {
     const wanted = parseCreateRequest(request);
+    const { source } = wanted;
     const sizeBytes = sizeFor(wanted);
     return this.#inFlight.run(`volume named ${JSON.stringify(wanted.name)}`, async () => {
       const existing = this.#files.named(wanted.name);
+      if (existing === undefined && source !== undefined) {
+        return { volume: describe(await this.#copying.create(wanted, source)) };
+      }
       if (existing === undefined) {
         const { name, type, access, fsType } = wanted;
         return { volume: describe(await this.#files.create({ name, type, access, fsType, sizeBytes })) };
@@ -125,8 +134,12 @@ export class ControllerService {
 }
 
 function describe(volume: VolumeRecord): Volume {
-  // Zero: unknown. Nothing enforces the size of a directory.
-  return { volumeId: volume.id, capacityBytes: String(volume.type === 'image' ? volume.sizeBytes : 0) };
+  return {
+    volumeId: volume.id,
+    // Zero: unknown. Nothing enforces the size of a directory.
+    capacityBytes: String(volume.type === 'image' ? volume.sizeBytes : 0),
+    contentSource: volume.source === undefined ? null : describeSource(volume.source),
+  };
 }
 
 /** Why a capability is not confirmed; one that is not understood is no fault of the request. */

@@ -5,8 +5,16 @@ import type { CreateVolumeRequest__Output } from '../generated/csi/v1/CreateVolu
 import type { VolumeCapability__Output } from '../generated/csi/v1/VolumeCapability.ts';
 import { checkMap, checkText, type StringMap } from '../protocol.ts';
 import { type Capability, misfit, parseCapability, parseFileSystem } from './capability.ts';
+import { parseContentSource, sourceDifference } from './content-source.ts';
 import { SMALLEST_BYTES } from './file-system.ts';
-import { type AccessType, type FileSystem, VOLUME_TYPES, type VolumeRecord, type VolumeType } from './volume-record.ts';
+import {
+  type AccessType,
+  type ContentSource,
+  type FileSystem,
+  VOLUME_TYPES,
+  type VolumeRecord,
+  type VolumeType,
+} from './volume-record.ts';
 
 /** Images are whole pages: every file system and direct I/O can use all of them. */
 const GRAIN_BYTES = 4096;
@@ -32,6 +40,10 @@ export interface WantedVolume {
   readonly access: readonly AccessType[];
   /** Undefined: the volume is not formatted. */
   readonly fsType: FileSystem | undefined;
+  /** What of this was said, and not chosen for want of a word. */
+  readonly asked: { readonly type: VolumeType | undefined; readonly fsType: FileSystem | undefined };
+  /** Undefined: the volume is empty. */
+  readonly source: ContentSource | undefined;
   readonly size: SizeRange;
   readonly capabilities: readonly Capability[];
 }
@@ -40,18 +52,24 @@ export interface WantedVolume {
 export function parseCreateRequest(request: CreateVolumeRequest__Output): WantedVolume {
   const name = checkName(request.name);
   checkMap('secrets', request.secrets);
-  if (request.volumeContentSource !== null) throw invalid('volume_content_source', 'is not supported');
+  const source = parseContentSource(request.volumeContentSource);
   if (Object.keys(request.mutableParameters).length > 0) throw invalid('mutable_parameters', 'are not supported');
   const capabilities = parseCapabilities(request.volumeCapabilities);
   const access = [...new Set(capabilities.map((capability) => capability.access))].sort();
   const { type, fsType } = parseParameters(request.parameters);
+  const asked = [fsType, ...capabilities.map((capability) => capability.fsType)];
   if (type === 'directory' && access.includes('block')) throw invalid('type', 'a directory has no block access');
   const size = parseSizeRange(request.capacityRange);
   return {
     name,
     type,
     access,
-    fsType: chosenFileSystem(type, access, [fsType, ...capabilities.map((c) => c.fsType)]),
+    fsType: chosenFileSystem(type, access, asked),
+    asked: {
+      type: request.parameters['type'] === undefined ? undefined : type,
+      fsType: asked.find((one) => one !== undefined),
+    },
+    source,
     size,
     capabilities,
   };
@@ -116,9 +134,14 @@ export function grownSize({ id, type, sizeBytes }: VolumeRecord, { requiredBytes
 
 /** How an existing volume of the same name differs from what is asked; undefined when it will do. */
 export function difference(volume: VolumeRecord, wanted: WantedVolume): string | undefined {
-  if (volume.type !== wanted.type) return `it is of type ${volume.type}, not ${wanted.type}`;
-  if (volume.type === 'image' && wanted.fsType !== undefined && volume.fsType !== wanted.fsType) {
-    return `it has file system ${volume.fsType ?? 'none'}, not ${wanted.fsType}`;
+  const origin = sourceDifference(volume, wanted);
+  if (origin !== undefined) return origin;
+  // A copy is what its source was, unless something else was asked for.
+  const { type, fsType } =
+    wanted.source === undefined ? wanted : { ...wanted.asked, type: wanted.asked.type ?? volume.type };
+  if (volume.type !== type) return `it is of type ${volume.type}, not ${type}`;
+  if (volume.type === 'image' && fsType !== undefined && volume.fsType !== fsType) {
+    return `it has file system ${volume.fsType ?? 'none'}, not ${fsType}`;
   }
   const { requiredBytes, limitBytes } = wanted.size;
   // A volume that was expanded since is still the one that was asked for.

@@ -27,6 +27,7 @@ import { RpcServing } from './rpc.ts';
 import { SnapshotFiles } from './snapshot-files.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { Stillness } from './stillness.ts';
+import { VolumeCopying } from './volume-copying.ts';
 import { VolumeFiles } from './volume-files.ts';
 import { VolumeMounts } from './volume-mounts.ts';
 
@@ -87,7 +88,8 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const inFlight = new InFlight();
   const expansion = new Expansion({ files, kernel, inFlight, log });
   await expansion.finish();
-  const controller = new ControllerService(files, kernel, inFlight);
+  const copying = new VolumeCopying({ volumes: files, snapshots, still, inFlight });
+  const controller = new ControllerService(files, kernel, inFlight, copying);
   const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight, expansion });
   const snapshotService = new SnapshotService(files, snapshots, inFlight);
   const csi = loadCsi();

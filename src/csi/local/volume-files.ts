@@ -32,6 +32,9 @@ import {
 const REMOVE_TIMEOUT_MS = 10 * 60_000;
 const AREAS = ['volumes', 'new', 'trash'] as const;
 
+/** Puts the data of a new volume into its directory (`image` or `data`), durably; the result goes into the record. */
+export type FillVolume = (dir: string) => Promise<Pick<VolumeRecord, 'lineage'>>;
+
 export class VolumeFiles {
   /** Without symbolic links, as the kernel names the files in it. */
   readonly dataDir: string;
@@ -102,14 +105,14 @@ export class VolumeFiles {
    * Makes a volume, formatted and durable, or nothing.
    * @throws {RuntimeError} RESOURCE_EXHAUSTED when the disk could not hold it once full
    */
-  async create(asked: Omit<VolumeRecord, 'version' | 'id' | 'createdAt'>): Promise<VolumeRecord> {
+  async create(asked: Omit<VolumeRecord, 'version' | 'id' | 'createdAt'>, fill?: FillVolume): Promise<VolumeRecord> {
     const id = randomBytes(16).toString('hex');
-    const record: VolumeRecord = { version: 1, id, ...asked, createdAt: new Date().toISOString() };
     const fresh = `${this.dataDir}/new/${id}`;
     try {
-      if (record.type === 'image') await this.#reserve(id, record.sizeBytes);
+      if (asked.type === 'image') await this.#reserve(id, asked.sizeBytes);
       await mkdir(fresh, { mode: 0o700 });
-      await this.#makeData(fresh, record);
+      const more = await (fill ?? ((dir) => this.#makeData(dir, asked)))(fresh);
+      const record: VolumeRecord = { version: 1, id, ...asked, ...more, createdAt: new Date().toISOString() };
       await writeDurably(`${fresh}/volume.json`, JSON.stringify(record));
       await rename(fresh, this.directory(id));
       await syncDirectory(`${this.dataDir}/volumes`);
@@ -207,11 +210,18 @@ export class VolumeFiles {
     throw new RuntimeError('RESOURCE_EXHAUSTED', `capacity: ${bytes} bytes asked, ${available} are available`);
   }
 
-  async #makeData(dir: string, { type, sizeBytes, fsType }: VolumeRecord): Promise<void> {
-    if (type === 'image') return makeImage(`${dir}/image`, sizeBytes, fsType);
+  async #makeData(
+    dir: string,
+    { type, sizeBytes, fsType }: Pick<VolumeRecord, 'type' | 'sizeBytes' | 'fsType'>,
+  ): Promise<object> {
+    if (type === 'image') {
+      await makeImage(`${dir}/image`, sizeBytes, fsType);
+      return {};
+    }
     await mkdir(`${dir}/data`);
     // As the root of a new file system; the umask must not narrow it.
     await chmod(`${dir}/data`, 0o755);
+    return {};
   }
 
   async #load(log: Logger): Promise<void> {

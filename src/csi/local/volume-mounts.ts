@@ -44,7 +44,9 @@ export class VolumeMounts {
     if (volume.type === 'directory') return this.#mount(volume, ['--bind'], data, path);
     // One that stays would be taken for the mount, and stay after it.
     await this.#detachAll(volume);
-    const options = ['loop', ...capability.mountFlags].join(',');
+    // xfs mounts no two file systems of one UUID, unless told that it is meant so. A copy has its original's.
+    const identity = volume.source !== undefined && volume.fsType === 'xfs' ? ['nouuid'] : [];
+    const options = ['loop', ...identity, ...capability.mountFlags].join(',');
     await this.#mount(volume, ['--types', volume.fsType ?? 'auto', '--options', options], data, path);
     if (!capability.mountFlags.includes('ro')) await this.#makeWritable(volume, path);
   }

@@ -17,6 +17,14 @@ export type VolumeType = (typeof VOLUME_TYPES)[number];
 export const ACCESS_TYPES = ['mount', 'block'] as const;
 export type AccessType = (typeof ACCESS_TYPES)[number];
 
+export const SOURCE_KINDS = ['snapshot', 'volume'] as const;
+
+/** What a volume was copied of. */
+export interface ContentSource {
+  readonly kind: (typeof SOURCE_KINDS)[number];
+  readonly id: string;
+}
+
 /** A volume as it was made, and what became of it. */
 export interface VolumeRecord {
   readonly version: 1;
@@ -30,6 +38,8 @@ export interface VolumeRecord {
   readonly fsType?: FileSystem | undefined;
   /** Size of the image; for a directory what was asked for, which nothing enforces. */
   readonly sizeBytes: number;
+  /** What it was copied of, which may be gone. */
+  readonly source?: ContentSource | undefined;
   /** Names the files it shares blocks with (disk-claims.ts). Absent: those that were copied of it. */
   readonly lineage?: string | undefined;
   /** The size it was made with, when it was expanded since. */
@@ -69,6 +79,7 @@ export const volumeRecordSchema: z.ZodType<VolumeRecord> = z.strictObject({
   access: z.array(z.enum(ACCESS_TYPES)).min(1),
   fsType: z.enum(FILE_SYSTEMS).optional(),
   sizeBytes: z.int().nonnegative(),
+  source: z.strictObject({ kind: z.enum(SOURCE_KINDS), id: z.string().regex(VOLUME_ID) }).optional(),
   lineage: z.string().regex(VOLUME_ID).optional(),
   createdBytes: z.int().nonnegative().optional(),
   expandingTo: z.int().positive().optional(),

@@ -90,7 +90,45 @@ for (const access of ['mount', 'block'] as const) {
         () => create({ capacityRange: { requiredBytes: String(15 * 1024 ** 4) } }),
         'RESOURCE_EXHAUSTED',
       ],
-      ['CreateVolume', 'a source', () => create({ volumeContentSource: { volume: { volumeId } } }), 'INVALID_ARGUMENT'],
+      [
+        'CreateVolume',
+        'an unknown source volume',
+        () => create({ volumeContentSource: { volume: { volumeId: UNKNOWN_ID } } }),
+        'NOT_FOUND',
+      ],
+      [
+        'CreateVolume',
+        'an unknown source snapshot',
+        () => create({ volumeContentSource: { snapshot: { snapshotId: UNKNOWN_ID } } }),
+        'NOT_FOUND',
+      ],
+      [
+        'CreateVolume',
+        'a source without an id',
+        () => create({ volumeContentSource: { snapshot: { snapshotId: '' } } }),
+        'INVALID_ARGUMENT',
+      ],
+      [
+        'CreateVolume',
+        'a source of the other access type',
+        () =>
+          create({
+            capacityRange: null,
+            volumeCapabilities: [access === 'mount' ? blockOf() : mountOf()],
+            volumeContentSource: { volume: { volumeId } },
+          }),
+        'INVALID_ARGUMENT',
+      ],
+      [
+        'CreateVolume',
+        'a source that is larger than the limit',
+        () =>
+          create({
+            capacityRange: { limitBytes: String(8 * MIB) },
+            volumeContentSource: { volume: { volumeId } },
+          }),
+        'OUT_OF_RANGE',
+      ],
       [
         'CreateVolume',
         'a mount flag that chooses the device',
@@ -235,7 +273,7 @@ for (const access of ['mount', 'block'] as const) {
         controller.map((one: Message) => one['rpc'].type),
         [
           ...['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
-          ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT'],
+          ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT', 'CLONE_VOLUME'],
         ],
       );
       const node = (await driver.call('NodeGetCapabilities'))['capabilities'];
