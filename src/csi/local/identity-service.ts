@@ -15,7 +15,11 @@ export function identityService(): Handlers<IdentityDefinition> {
   return {
     GetPluginInfo: async () => ({ name: LOCAL_DRIVER_NAME, vendorVersion: VENDOR_VERSION }),
     GetPluginCapabilities: async () => ({
-      capabilities: [{ service: { type: 'CONTROLLER_SERVICE' } }, { volumeExpansion: { type: 'ONLINE' } }],
+      capabilities: [
+        { service: { type: 'CONTROLLER_SERVICE' } },
+        { service: { type: 'GROUP_CONTROLLER_SERVICE' } },
+        { volumeExpansion: { type: 'ONLINE' } },
+      ],
     }),
     Probe: async () => {
       requireHostParts();

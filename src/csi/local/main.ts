@@ -13,11 +13,13 @@ import { destination, type Logger, pino } from 'pino';
 import { lockDirectory } from '../../daemon-lock.ts';
 import { invalid, RuntimeError } from '../../errors.ts';
 import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
+import type { GroupControllerDefinition } from '../generated/csi/v1/GroupController.ts';
 import type { IdentityDefinition } from '../generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
 import { loadCsi } from '../protocol.ts';
 import { ControllerService } from './controller-service.ts';
 import { Expansion } from './expansion.ts';
+import { GroupControllerService } from './group-controller-service.ts';
 import { identityService } from './identity-service.ts';
 import { InFlight } from './in-flight.ts';
 import { KernelView } from './kernel-view.ts';
@@ -103,6 +105,11 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
       ...expansion.controllerHandlers(),
       ...snapshotService.handlers(),
     }),
+  );
+  const groups = new GroupControllerService(files, snapshots, inFlight);
+  server.addService(
+    csi.service('GroupController'),
+    serving.implementation<GroupControllerDefinition>(groups.handlers()),
   );
   server.addService(csi.service('Node'), serving.implementation<NodeDefinition>(node.handlers()));
   // Asked for before anybody can know that the driver listens.

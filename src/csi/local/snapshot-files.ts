@@ -9,7 +9,7 @@
  * A snapshot or a group exists exactly when its directory does: both come and go by rename(2), a group as a whole.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, rename } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../../errors.ts';
 import { removeTree } from '../../remove-tree.ts';
@@ -196,7 +196,9 @@ export class SnapshotFiles {
         const { id, dir } = placeFor(volume);
         await flushToDisk(`${dir}/${dataName(volume.type)}`, volume.type === 'image' ? 'file' : 'file system', signal);
         await syncDirectory(dir);
-        const { type, access, fsType, sizeBytes } = volume;
+        const { type, access, fsType } = volume;
+        // Of a volume whose expansion was cut off, the image knows better.
+        const sizeBytes = type === 'image' ? (await stat(`${dir}/image`)).size : volume.sizeBytes;
         const lineage = lineages.get(volume.id);
         return { version: 1, id, sourceVolumeId: volume.id, type, access, fsType, sizeBytes, lineage, createdAt };
       }),

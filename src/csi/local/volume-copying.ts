@@ -3,11 +3,10 @@
  * change and go. It has its file system's UUID from the original, which keeps no two of them from being mounted
  * (volume-mounts.ts).
  */
-import { stat, truncate } from 'node:fs/promises';
-import { RuntimeError } from '../../errors.ts';
+import { truncate } from 'node:fs/promises';
 import { wantedCopy } from './content-source.ts';
 import { sizeFor, type WantedVolume } from './create-request.ts';
-import { COPY_TIMEOUT_MS, copyImage, copyTree, flushToDisk, mortalCommand } from './file-copy.ts';
+import { COPY_TIMEOUT_MS, copyImage, copyTree, flushToDisk } from './file-copy.ts';
 import type { InFlight } from './in-flight.ts';
 import type { SnapshotFiles } from './snapshot-files.ts';
 import type { Stillness } from './stillness.ts';
@@ -54,7 +53,8 @@ export class VolumeCopying {
   async #clone(wanted: WantedVolume, source: ContentSource): Promise<VolumeRecord> {
     const { volumes, still } = this.#parts;
     const original = volumes.get(source.id);
-    return this.#make(wantedCopy(wanted, original), source, async (target) => {
+    const sizeBytes = original.expandingTo ?? original.sizeBytes;
+    return this.#make(wantedCopy(wanted, { ...original, sizeBytes }), source, async (target) => {
       let isShared = false;
       await still.copyAll([original], async (volume, signal) => {
         isShared = await copyData(volume.type, volumes.dataOf(volume), target, signal);
@@ -76,7 +76,8 @@ export class VolumeCopying {
       const target = `${dir}/${type === 'image' ? 'image' : 'data'}`;
       const lineage = await copy(target);
       const signal = AbortSignal.timeout(COPY_TIMEOUT_MS);
-      if (type === 'image') await enlarge(target, sizeBytes, fsType, signal);
+      // The file system follows with the staging (expansion.ts).
+      if (type === 'image') await truncate(target, sizeBytes);
       await flushToDisk(target, type === 'image' ? 'file' : 'file system', signal);
       return { lineage };
     };
@@ -86,33 +87,4 @@ export class VolumeCopying {
 
 function copyData(type: VolumeRecord['type'], from: string, to: string, signal: AbortSignal): Promise<boolean> {
   return type === 'image' ? copyImage(from, to, signal) : copyTree(from, to, signal).then(() => false);
-}
-
-/**
- * Gives the copy of an image its size. ext4 grows here, since a mounted one grows only for a process with
- * CAP_SYS_RESOURCE; xfs grows only while mounted, so with its staging.
- */
-async function enlarge(
-  image: string,
-  sizeBytes: number,
-  fsType: VolumeRecord['fsType'],
-  signal: AbortSignal,
-): Promise<void> {
-  const before = (await stat(image)).size;
-  if (before >= sizeBytes) return;
-  await truncate(image, sizeBytes);
-  if (fsType !== 'ext4') return;
-  await checkExt4(image, signal);
-  await mortalCommand('resize2fs', [image], signal);
-}
-
-/** resize2fs wants a check before. One that mended something (a journal to replay) ends with status 1: asked again, 0. */
-async function checkExt4(image: string, signal: AbortSignal): Promise<void> {
-  const check = (): Promise<string> => mortalCommand('e2fsck', ['-f', '-p', image], signal);
-  try {
-    await check();
-  } catch (error) {
-    if (!(error instanceof RuntimeError) || error.code !== 'INTERNAL') throw error;
-    await check();
-  }
 }

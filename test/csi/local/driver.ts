@@ -25,6 +25,7 @@ export const csi: Csi = loadCsi();
 const methods: ServiceDefinition = {
   ...csi.service('Identity'),
   ...csi.service('Controller'),
+  ...csi.service('GroupController'),
   ...csi.service('Node'),
 };
 

@@ -231,6 +231,12 @@ for (const access of ['mount', 'block'] as const) {
       ['DeleteSnapshot', 'an id that is a path', () => ({ snapshotId: '../volumes' }), 'OK'],
       ['ListSnapshots', 'an invalid token', () => ({ startingToken: 'invalid-token' }), 'ABORTED'],
       ['ListSnapshots', 'a negative number', () => ({ maxEntries: -1 }), 'INVALID_ARGUMENT'],
+      ['CreateVolumeGroupSnapshot', 'no name', () => ({ sourceVolumeIds: [volumeId] }), 'INVALID_ARGUMENT'],
+      ['CreateVolumeGroupSnapshot', 'no volumes', () => ({ name: 'x' }), 'INVALID_ARGUMENT'],
+      ['GetVolumeGroupSnapshot', 'no id', () => ({}), 'INVALID_ARGUMENT'],
+      ['GetVolumeGroupSnapshot', 'an unknown id', () => ({ groupSnapshotId: UNKNOWN_ID }), 'NOT_FOUND'],
+      ['DeleteVolumeGroupSnapshot', 'no id', () => ({}), 'INVALID_ARGUMENT'],
+      ['DeleteVolumeGroupSnapshot', 'an unknown id', () => ({ groupSnapshotId: UNKNOWN_ID }), 'OK'],
       ['GetSnapshot', 'no id', () => ({}), 'INVALID_ARGUMENT'],
       ['GetSnapshot', 'an unknown id', () => ({ snapshotId: UNKNOWN_ID }), 'NOT_FOUND'],
       [
@@ -266,7 +272,7 @@ for (const access of ['mount', 'block'] as const) {
       const { capabilities } = await driver.call('GetPluginCapabilities');
       assert.deepEqual(
         capabilities.map((one: Message) => one['service']?.type ?? one['volumeExpansion']?.type),
-        ['CONTROLLER_SERVICE', 'ONLINE'],
+        ['CONTROLLER_SERVICE', 'GROUP_CONTROLLER_SERVICE', 'ONLINE'],
       );
       const controller = (await driver.call('ControllerGetCapabilities'))['capabilities'];
       assert.deepEqual(
