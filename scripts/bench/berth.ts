@@ -32,7 +32,8 @@ export async function berth(place: Place, runtime: string): Promise<BerthContest
   const [dir, network] = [await place.directory('berth'), await place.network(0)];
   const [own, bare] = [await place.network(2), await place.network(3)];
   await mkdir(join(dir, 'csi.d'));
-  const run = join(dir, 'run');
+  // In memory, as the default is.
+  const run = await place.runDirectory('berth');
   const flags = [
     ['--root', join(dir, 'root')],
     ['--run', run],

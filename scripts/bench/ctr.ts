@@ -26,7 +26,7 @@ export async function ctr(place: Place, runtime: string): Promise<Contestant | A
   const hadSockets = existsSync(SHIM_SOCKETS);
   await mkdir(SHIM_SOCKETS, { recursive: true });
   await command('mount', ['-t', 'tmpfs', 'tmpfs', SHIM_SOCKETS]);
-  const daemon = await startContainerd(containerd, dir);
+  const daemon = await startContainerd(containerd, dir, await place.runDirectory('ctr'));
   const options = ['--address', join(dir, 'c.sock'), '--namespace', 'berth-bench'];
   await command('ctr', [...options, 'images', 'import', '--snapshotter', 'overlayfs', place.imageTar]);
   const runtimePath = findProgram(runtime) ?? runtime;
@@ -63,10 +63,10 @@ async function showNetwork(dir: string, confDir: string): Promise<void> {
   await command('mount', ['--bind', plugins, '/opt/cni/bin']);
 }
 
-async function startContainerd(containerd: string, dir: string): Promise<ChildProcess> {
+async function startContainerd(containerd: string, dir: string, runDir: string): Promise<ChildProcess> {
   const config = `version = 2
 root = "${dir}/root"
-state = "${dir}/state"
+state = "${runDir}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
 [grpc]

@@ -43,6 +43,8 @@ export interface Place {
   readonly imageTar: string;
   /** Makes a directory of a contestant. */
   directory(name: string): Promise<string>;
+  /** Makes a directory of a contestant in memory, where /run is on most hosts. */
+  runDirectory(name: string): Promise<string>;
   /** The network of the contestant with this number, 0 to 9: 10.87.200.0/24 to 10.87.209.0/24. */
   network(number: number): Promise<BenchNetwork>;
   /** Removes the bridges, the directory, and whatever a contestant left: ctr forgets its masquerading rules. */
@@ -51,6 +53,8 @@ export interface Place {
 
 export async function makePlace(): Promise<Place> {
   const dir = await mkdtemp('/var/tmp/berth-bench-');
+  const runDir = await mkdtemp('/run/berth-bench-');
+  await command('mount', ['-t', 'tmpfs', '-o', 'mode=711', 'berth-bench', runDir]);
   const bridges = new Set<string>();
   const rootfs = await busyboxRootfs(join(dir, 'rootfs'));
   const rootfsTar = join(dir, 'rootfs.tar');
@@ -64,6 +68,10 @@ export async function makePlace(): Promise<Place> {
       await mkdir(join(dir, name), { recursive: true });
       return join(dir, name);
     },
+    async runDirectory(name) {
+      await mkdir(join(runDir, name));
+      return join(runDir, name);
+    },
     async network(number) {
       const bridge = `berthbench${number}`;
       bridges.add(bridge);
@@ -76,7 +84,7 @@ export async function makePlace(): Promise<Place> {
     },
     async close() {
       await sweep({
-        dirs: [dir],
+        dirs: [dir, runDir],
         cgroupParent: CGROUP,
         bridges: [...bridges],
         networks: [...bridges],
@@ -85,7 +93,7 @@ export async function makePlace(): Promise<Place> {
         ids: new Set(),
       });
       for (const bridge of bridges) await command('ip', ['link', 'delete', bridge]).catch(() => undefined);
-      rmSync(dir, { recursive: true, force: true });
+      for (const path of [dir, runDir]) rmSync(path, { recursive: true, force: true });
     },
   };
 }

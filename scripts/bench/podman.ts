@@ -16,11 +16,12 @@ export async function podman(place: Place, runtime: string): Promise<Contestant 
   const version = await versionOf('podman');
   if (version === undefined) return { name: NAME, reason: 'podman is not installed' };
   const [dir, network] = [await place.directory('podman'), await place.network(2)];
+  const runDir = await place.runDirectory('podman');
   const hadLock = existsSync(LOCK);
   const options = [
     ['--root', join(dir, 'root')],
-    ['--runroot', join(dir, 'run')],
-    ['--tmpdir', join(dir, 'tmp')],
+    ['--runroot', join(runDir, 'run')],
+    ['--tmpdir', join(runDir, 'tmp')],
     ['--network-config-dir', network.confDir],
     ['--runtime', runtime],
     ['--cgroup-manager', 'cgroupfs'],

@@ -24,7 +24,7 @@ export async function rawSequence(place: Place, runtime: string): Promise<Contes
   if (conmon === undefined || runtimePath === undefined || bridge === undefined) {
     return { name: NAME, reason: `conmon, ${runtime} and the CNI plugins are needed` };
   }
-  const [network, dir] = [await place.network(1), await place.directory('raw')];
+  const [network, dir] = [await place.network(1), await place.runDirectory('raw')];
   const versions = { conmon: (await versionOf('conmon')) ?? '', [runtime]: (await versionOf(runtime)) ?? '' };
   const parts = { conmon, runtime: runtimePath, bridge, network, dir, rootfs: place.rootfs };
   return {

@@ -3,7 +3,7 @@
  * run under that name is a regular, executable file that lies inside one of the directories, belongs to root and is
  * writable by nobody else, so that whoever can write a configuration cannot choose any other program of the host.
  */
-import { realpathSync, type Stats, statSync } from 'node:fs';
+import { lstatSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { delimiter, dirname, join, sep } from 'node:path';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { CNI_NAME, printable } from './protocol.ts';
@@ -39,29 +39,30 @@ export class PluginPath {
     }
     for (const dir of this.#binDirs) {
       const path = join(dir, type);
-      const stats = statOf(path);
+      const entry = lookUp(path, lstatSync);
+      const stats = entry?.isSymbolicLink() === true ? lookUp(path, statSync) : entry;
       if (stats === undefined || stats.isDirectory()) continue;
-      this.#refuseUnsafe(path, stats);
+      this.#refuseUnsafe(path, stats, entry !== stats);
       return path;
     }
     throw new RuntimeError('NOT_FOUND', `CNI plugin ${type} is not in ${this.#binDirs.join(', ') || 'any directory'}`);
   }
 
-  #refuseUnsafe(path: string, stats: Stats): void {
-    const reason = this.#unsafe(path, stats);
+  #refuseUnsafe(path: string, stats: Stats, isLink: boolean): void {
+    const reason = this.#unsafe(path, stats, isLink);
     if (reason !== undefined) throw new RuntimeError('PERMISSION_DENIED', `CNI plugin ${path} ${reason}`);
   }
 
-  #unsafe(path: string, stats: Stats): string | undefined {
+  #unsafe(path: string, stats: Stats, isLink: boolean): string | undefined {
     if (!stats.isFile()) return 'is not a regular file';
     if (!isOwn(stats)) return `belongs to uid ${stats.uid}, not to root`;
     if (isWritableByOthers(stats)) return 'can be written by others';
     if ((stats.mode & 0o111) === 0) return 'is not executable';
-    const target = realpathSync.native(path);
-    const home = this.#binDirs.some((dir) => target.startsWith(`${realDir(dir)}${sep}`));
+    // A file of its own is where its name says; a link may lead from one plugin directory into another.
+    const target = isLink ? realpathSync.native(path) : path;
+    const home = !isLink || this.#binDirs.some((dir) => target.startsWith(`${realDir(dir)}${sep}`));
     if (!home) return `leads out of the plugin directories, to ${target}`;
-    // Both of them: the name may be a link from one plugin directory into another.
-    const directories = [dirname(path), dirname(target)].map((dir) => statSync(dir));
+    const directories = [...new Set([dirname(path), dirname(target)])].map((dir) => statSync(dir));
     const unsafe = directories.some((directory) => !isOwn(directory) || isWritableByOthers(directory));
     return unsafe ? 'lies in a directory that others can write' : undefined;
   }
@@ -77,9 +78,10 @@ function isWritableByOthers(stats: Stats): boolean {
   return (stats.mode & 0o002) !== 0 || ((stats.mode & 0o020) !== 0 && stats.gid !== 0);
 }
 
-function statOf(path: string): Stats | undefined {
+/** What is at a path; undefined when nothing is. */
+function lookUp(path: string, look: (path: string) => Stats): Stats | undefined {
   try {
-    return statSync(path);
+    return look(path);
   } catch (error) {
     const code = systemCode(error);
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
