@@ -14,7 +14,6 @@ import { CutJournal, failureOf } from './cut-journal.ts';
 import { type CutKind, CutProvisioning, type HoldVolume, UnheardCut } from './cut-provisioning.ts';
 import { isCreateUnsettled, isRefusal, isVague } from './error-reactions.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
-import { CsiError } from './protocol.ts';
 import { type PollPauses, ReadinessPoller, type Verdict } from './readiness-poller.ts';
 import { VolumeBacklog } from './volume-backlog.ts';
 
@@ -174,7 +173,7 @@ export class CutLifecycle<R extends CutRecord> {
 
   /** A plugin that said no has done nothing: the snapshot is what it was, and nothing is due. */
   #giveBack(before: R, error: unknown): void {
-    const refused = error instanceof CsiError && isRefusal(error.code);
+    const refused = isRefusal(error);
     const record = this.#store.read(before.name);
     if (!refused || record === undefined || !isUsable(before)) return;
     this.#backlog.done(before.name);

@@ -9,7 +9,7 @@ import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import type { CutRecord } from './cut.ts';
 import { type CutJournal, failureOf } from './cut-journal.ts';
-import { isCreateUnsettled, isVague } from './error-reactions.ts';
+import { isOpen, isVague } from './error-reactions.ts';
 
 /** How one kind of snapshot is spoken about with plugins. */
 export interface CutKind<R extends CutRecord> {
@@ -77,7 +77,7 @@ export class CutProvisioning<R extends CutRecord> {
       return this.#journal.write(record, { ...told, failure: undefined });
     } catch (error) {
       const reason = RuntimeError.from(error, `${this.#kind.title} ${record.name}`);
-      if (!sent.yet || !isCreateUnsettled(reason.code, !signal.aborted)) {
+      if (!sent.yet || !isOpen(error, !signal.aborted)) {
         this.#journal.forget(record);
         throw reason;
       }
@@ -114,7 +114,7 @@ export class CutProvisioning<R extends CutRecord> {
     try {
       return await this.#standing(doomed, () => this.#persist(doomed, ask, signal), signal);
     } catch (error) {
-      if (isCreateUnsettled(RuntimeError.from(error, 'cut').code, !signal.aborted)) throw error;
+      if (isOpen(error, !signal.aborted)) throw error;
       return undefined;
     }
   }

@@ -2,8 +2,8 @@
  * What a failed CSI call asks of its caller, as data: the error tables of the specification for the calls Berth makes.
  * `VolumeManager` repeats only what may be repeated as it is; the rest is said to the user.
  */
-import { type Code, RETRYABLE } from '../errors.ts';
-import type { CsiError, Rpc, StreamRpc } from './protocol.ts';
+import { type Code, RETRYABLE, RuntimeError } from '../errors.ts';
+import { CsiError, type Rpc, type StreamRpc } from './protocol.ts';
 
 /** Names of reactions, with what a person can do. */
 export const REACTIONS = {
@@ -150,22 +150,31 @@ const REFUSALS: ReadonlySet<Code> = new Set<Code>([
 ]);
 
 /** Codes after which the call may still be under way (CSI "Timeouts"). */
-const STILL_RUNNING: ReadonlySet<Code> = new Set<Code>(['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED']);
+const STILL_RUNNING: ReadonlySet<string> = new Set<Code>(['CANCELLED', 'DEADLINE_EXCEEDED', 'UNAVAILABLE', 'ABORTED']);
 
-/** True when the call surely had no effect. After any other failure it is repeated, or reversed by its opposite. */
-export function isRefusal(code: Code): boolean {
-  return REFUSALS.has(code);
+/**
+ * True when the call surely had no effect: the plugin refuses it, and no earlier try of it may have come through. After
+ * any other failure it is repeated, or reversed by its opposite.
+ */
+export function isRefusal(error: unknown): error is CsiError {
+  return error instanceof CsiError && !error.isRepeated && REFUSALS.has(error.code);
 }
 
 /**
  * True when a CreateVolume that failed may yet bear a volume. It has no opposite while the id is not known, so what is
  * final matters more here: UNKNOWN and INTERNAL are a plugin's words for anything, and final when said twice.
  */
-export function isCreateUnsettled(code: Code, repeated: boolean): boolean {
+export function isCreateUnsettled(code: string, repeated: boolean): boolean {
   return STILL_RUNNING.has(code) || (!repeated && isVague(code));
 }
 
+/** The same for a failure that was caught, which may also be the refusal of a call sent before without an outcome. */
+export function isOpen(error: unknown, repeated: boolean): boolean {
+  if (error instanceof CsiError && error.isRepeated) return true;
+  return isCreateUnsettled(RuntimeError.from(error, 'create').code, repeated);
+}
+
 /** Codes that say nothing of what went wrong. */
-export function isVague(code: Code): boolean {
+export function isVague(code: string): boolean {
   return code === 'UNKNOWN' || code === 'INTERNAL';
 }

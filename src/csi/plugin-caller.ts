@@ -91,7 +91,7 @@ export class PluginCaller {
 
   /**
    * One call for an object, repeated while that is lawful and time is left. Calls for one object never overlap.
-   * @throws {RuntimeError} the last failure
+   * @throws {RuntimeError} the last failure; a CsiError says whether the call had been sent before without an outcome
    */
   async call<R extends Rpc>(
     subject: CallSubject,
@@ -102,7 +102,8 @@ export class PluginCaller {
     const { log, deadlines } = this.#options;
     const { name, driver } = subject;
     const patienceMs = isDownward(rpc) ? DOWNWARD_PLUGIN_MS : Number.POSITIVE_INFINITY;
-    return withRetries(
+    let unheard = false;
+    const attempt = withRetries(
       async () => {
         await this.#quiet(name, signal);
         const plugin = await this.plugin(driver, signal, patienceMs);
@@ -115,10 +116,16 @@ export class PluginCaller {
       {
         budgetMs: deadlines?.retryForMs ?? 30_000,
         repeatable: (error) => error instanceof CsiError && isRepeatable(error),
-        onRetry: (err, pauseMs) => log.warn({ object: name, rpc, err, pauseMs }, 'CSI call is repeated'),
+        onRetry: (err, pauseMs) => {
+          unheard = true;
+          log.warn({ object: name, rpc, err, pauseMs }, 'CSI call is repeated');
+        },
       },
       signal,
     );
+    return attempt.catch((error: unknown) => {
+      throw unheard && error instanceof CsiError ? error.repeated() : error;
+    });
   }
 
   /** Breaks off what is still in flight and waits for its end. */

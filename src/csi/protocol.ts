@@ -128,11 +128,27 @@ export class CsiError extends RuntimeError {
   /** Name of the plugin, or its socket while the name is not known. */
   readonly plugin: string;
   readonly rpc: Rpc | StreamRpc;
+  /** The same call had been sent before, and what came of that is not known: it may have done what this one was refused. */
+  readonly isRepeated: boolean;
+  readonly #reason: string;
 
-  constructor(code: Code, plugin: string, rpc: Rpc | StreamRpc, reason: string, options?: ErrorOptions) {
+  constructor(
+    code: Code,
+    plugin: string,
+    rpc: Rpc | StreamRpc,
+    reason: string,
+    options: ErrorOptions & { readonly isRepeated?: boolean } = {},
+  ) {
     super(code, `${rpc} of CSI plugin ${plugin}: ${reason}`, options);
     this.plugin = plugin;
     this.rpc = rpc;
+    this.isRepeated = options.isRepeated ?? false;
+    this.#reason = reason;
+  }
+
+  /** The same failure of a call that was sent before. */
+  repeated(): CsiError {
+    return new CsiError(this.code, this.plugin, this.rpc, this.#reason, { cause: this, isRepeated: true });
   }
 }
 

@@ -148,7 +148,7 @@ export class VolumeExpansion {
     fresh: boolean,
   ): RuntimeError {
     const { journal } = this.#options;
-    const refused = error instanceof CsiError && isRefusal(error.code);
+    const refused = isRefusal(error);
     if (!refused || record.expansion === undefined) return journal.fail(record, error, rpc);
     if (fresh || rpc === 'ControllerExpandVolume') return journal.fail(record, error, rpc, { expansion: undefined });
     return journal.fail(record, error, rpc, { expansion: { ...record.expansion, refused: true } });

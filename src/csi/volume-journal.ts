@@ -28,6 +28,11 @@ export class VolumeJournal {
     return this.#store.read(record.name) ?? record;
   }
 
+  /** False for a record that is forgotten. */
+  knows({ name }: VolumeRecord): boolean {
+    return this.#store.read(name) !== undefined;
+  }
+
   /** Durable when it returns; a change of state is logged. */
   write(record: VolumeRecord, changes: Partial<VolumeRecord>): VolumeRecord {
     const next = { ...record, ...changes };

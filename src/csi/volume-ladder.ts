@@ -296,7 +296,7 @@ export class VolumeLadder {
 
 /** Only the plugin's own answer to a call that was never sent before proves that nothing was done. */
 function refusedBy(error: unknown, { up }: Rung): boolean {
-  return error instanceof CsiError && isRefusal(error.code) && error.rpc === up;
+  return isRefusal(error) && error.rpc === up;
 }
 
 function without(record: VolumeRecord, gone: string): Pick<VolumeRecord, 'publications' | 'state'> {

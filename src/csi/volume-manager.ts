@@ -111,7 +111,7 @@ export class VolumeManager {
           const classed = (await this.#options.classes?.fill(wish)) ?? withoutClass(wish);
           validateVolumeWish(classed);
           const request = this.#sources.fill(classed);
-          return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal);
+          return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal, true);
         }
         if (!isSameRequest(existing, wish)) {
           throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);

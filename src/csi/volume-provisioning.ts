@@ -8,7 +8,7 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { invalid, RuntimeError } from '../errors.ts';
 import { chooseAccessMode } from './access-modes.ts';
-import { isCreateUnsettled, isRefusal, isVague } from './error-reactions.ts';
+import { isCreateUnsettled, isOpen, isRefusal, isVague } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
@@ -72,28 +72,36 @@ export class VolumeProvisioning {
   }
 
   /**
-   * Makes the volume of a record in state "creating". A refusal removes the record; a failure without an outcome leaves
-   * it. @throws {RuntimeError} what the plugin says
+   * Makes the volume of a record in state "creating". A refusal of the `first` call removes the record. Once a call has
+   * had no outcome there may be a volume, whatever a later one is told: then a refusal is believed when it is said twice.
+   * @throws {RuntimeError} what the plugin says
    */
-  async make(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+  async make(record: VolumeRecord, signal: AbortSignal, first = false): Promise<VolumeRecord> {
     if (record.state !== 'creating') return record;
+    const answer = await this.#asked(record, signal, first);
     try {
-      return await this.#createTwice(record, signal);
+      this.#checkOwn(record, answer);
     } catch (error) {
-      const { code } = RuntimeError.from(error, 'create');
-      if (isCreateUnsettled(code, !signal.aborted)) throw this.#journal.fail(record, error, 'CreateVolume');
+      this.#journal.forget(record);
+      throw error;
+    }
+    try {
+      return this.#journal.write(record, { ...readCreated(record, answer), state: 'created', failure: undefined });
+    } catch (error) {
+      // A volume that cannot be used is not kept in the storage system.
+      await this.#journal.noting(record, 'DeleteVolume', () => this.#disown(record, answer, signal));
       this.#journal.forget(record);
       throw error;
     }
   }
 
-  /** The same, but a refusal is what is wanted: undefined says that there is no volume. */
+  /** The same for what nobody waits for: undefined says that there is no volume. */
   async makeOrForget(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord | undefined> {
     try {
       return await this.make(record, signal);
     } catch (error) {
-      if (isCreateUnsettled(RuntimeError.from(error, 'create').code, !signal.aborted)) throw error;
-      this.#log.warn({ volume: record.name, err: error }, 'volume was never made');
+      if (this.#journal.knows(record)) throw error;
+      this.#log.warn({ volume: record.name, csiName: record.csiName, err: error }, 'volume was never made');
       return undefined;
     }
   }
@@ -111,32 +119,36 @@ export class VolumeProvisioning {
     try {
       await this.#delete(record, record, signal);
     } catch (error) {
-      const refused = error instanceof CsiError && isRefusal(error.code);
-      throw this.#journal.fail(record, error, 'DeleteVolume', refused ? { state: 'created' } : {});
+      throw this.#journal.fail(record, error, 'DeleteVolume', isRefusal(error) ? { state: 'created' } : {});
     }
     this.#journal.forget(record);
   }
 
-  /** A vague failure is asked about once more. */
-  async #createTwice(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+  /** @throws {RuntimeError} what the plugin says; the record is forgotten when that is believed */
+  async #asked(record: VolumeRecord, signal: AbortSignal, first: boolean): Promise<Response<'CreateVolume'>> {
     try {
-      return await this.#create(record, signal);
+      return await this.#askTwice(record, signal);
     } catch (error) {
-      if (signal.aborted || !isVague(RuntimeError.from(error, 'create').code)) throw error;
-      this.#log.warn({ volume: record.name, err: error }, 'CreateVolume failed, asking once more');
-      return this.#create(record, signal);
+      const believed = !isOpen(error, !signal.aborted) && (first || wasRefused(record));
+      if (!believed) throw this.#journal.fail(record, error, 'CreateVolume');
+      this.#journal.forget(record);
+      throw error;
     }
   }
 
-  async #create(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
+  /** A vague failure is asked about once more. */
+  async #askTwice(record: VolumeRecord, signal: AbortSignal): Promise<Response<'CreateVolume'>> {
     const request = createRequest(record, this.#caller.secrets(record, 'CreateVolume'));
-    const response = await this.#caller.call(record, 'CreateVolume', request, signal);
-    this.#checkOwn(record, response);
     try {
-      return this.#journal.write(record, { ...readCreated(record, response), state: 'created', failure: undefined });
+      return await this.#caller.call(record, 'CreateVolume', request, signal);
     } catch (error) {
-      await this.#disown(record, response, signal);
-      throw error;
+      if (signal.aborted || !isVague(RuntimeError.from(error, 'create').code)) throw error;
+      this.#log.warn({ volume: record.name, err: error }, 'CreateVolume failed, asking once more');
+    }
+    try {
+      return await this.#caller.call(record, 'CreateVolume', request, signal);
+    } catch (error) {
+      throw error instanceof CsiError && !isVague(error.code) ? error.repeated() : error;
     }
   }
 
@@ -148,17 +160,9 @@ export class VolumeProvisioning {
     throw new CsiError('FAILED_PRECONDITION', driver, 'CreateVolume', `volume_id is the one of volume ${other.name}`);
   }
 
-  /** A volume that cannot be used is not kept in the storage system. */
   async #disown(record: VolumeRecord, { volume }: Response<'CreateVolume'>, signal: AbortSignal): Promise<void> {
     if (volume === null || volume.volumeId === '') return;
-    try {
-      await this.#delete(record, { ...record, volumeId: volume.volumeId }, signal);
-    } catch (error) {
-      this.#log.error(
-        { volume: record.name, csiName: record.csiName, err: error },
-        'an unusable volume is left behind',
-      );
-    }
+    await this.#delete(record, { ...record, volumeId: volume.volumeId }, signal);
   }
 
   /** An absent volume is as good as deleted (CSI DeleteVolume). */
@@ -207,4 +211,9 @@ export function newVolume(
     claims: [],
     createdAt: new Date().toISOString(),
   };
+}
+
+/** Whether the last CreateVolume was refused. */
+function wasRefused({ failure }: VolumeRecord): boolean {
+  return failure?.step === 'CreateVolume' && !isCreateUnsettled(failure.code, true);
 }

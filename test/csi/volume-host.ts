@@ -27,20 +27,22 @@ export const soon = (): AbortSignal => AbortSignal.timeout(20_000);
 export type FakeOptions = Partial<Omit<FakeCsiOptions, 'socketPath' | 'backingDir'>>;
 type ManagerOptions = Partial<
   Pick<VolumeManagerOptions, 'lookMs' | 'controllerCalls' | 'bootId' | 'deadlines' | 'secrets' | 'log'>
->;
+> & {
+  /** One deadline for all calls. */
+  readonly callMs?: number;
+};
 
-export class VolumeHost {
+/** The daemon's part: everything but plugins, whose sockets lie in `DIR/csi`. */
+export class ManagerHost {
   readonly dir: string;
-  readonly plugin: FakeCsi;
   #registry: PluginRegistry | undefined;
   #database: Database | undefined;
   #manager: VolumeManager | undefined;
   #snapshots: SnapshotManager | undefined;
   #store: Store<VolumeRecord> | undefined;
 
-  constructor(dir: string, plugin: FakeCsi) {
+  constructor(dir: string) {
     this.dir = dir;
-    this.plugin = plugin;
   }
 
   get volumes(): VolumeManager {
@@ -59,11 +61,12 @@ export class VolumeHost {
   }
 
   /** Starts the daemon's part; what it was before is gone but for the database. */
-  async start(options: ManagerOptions = {}): Promise<VolumeManager> {
+  async start({ callMs, ...options }: ManagerOptions = {}): Promise<VolumeManager> {
     const log = options.log ?? pino({ level: 'silent' });
     await this.stop();
     this.#database = new Database(`${this.dir}/berth.db`);
-    this.#registry = new PluginRegistry({ pluginDir: `${this.dir}/csi`, log, rescanMs: 200 });
+    const watched = { pluginDir: `${this.dir}/csi`, rescanMs: 200 };
+    this.#registry = new PluginRegistry({ ...(callMs === undefined ? {} : { deadlineMs: callMs }), ...watched, log });
     await this.#registry.start(soon());
     this.#store = this.#database.store('volume', decodeVolumeRecord);
     const snapshots = this.#database.store('snapshot', decodeSnapshotRecord);
@@ -128,10 +131,25 @@ export class VolumeHost {
   }
 }
 
+/** The daemon's part and one plugin in this process. */
+export class VolumeHost extends ManagerHost {
+  readonly plugin: FakeCsi;
+
+  constructor(dir: string, plugin: FakeCsi) {
+    super(dir);
+    this.plugin = plugin;
+  }
+}
+
 /** Nothing of any volume is left on the machine but the records, and the plugin has no complaint. */
 export function assertIdle(host: VolumeHost): void {
   assert.deepEqual(host.plugin.violations, []);
   assert.ok(host.plugin.isIdle, 'the plugin still has something attached, staged or published');
+  assertNothingHeld(host);
+}
+
+/** Nothing of any volume is left in the kernel and in the daemon's directory. */
+export function assertNothingHeld(host: ManagerHost): void {
   assert.deepEqual(host.mounts(), []);
   assert.deepEqual(loopsOver(host.dir), []);
   const dir = `${host.dir}/root/csi/mounts`;

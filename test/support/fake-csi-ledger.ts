@@ -3,6 +3,7 @@
  * order, twice without need, or beside another call for the volume. It knows what the caller can know: an answer that
  * was given is known, unless one of the two processes was killed afterwards.
  */
+import { existsSync, readFileSync } from 'node:fs';
 import type { FakeStatus } from './fake-status.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
@@ -24,6 +25,12 @@ interface CallEnd {
   readonly target: string;
 }
 
+/** The id of the volume that a call is about; that of one to be made is known from its name. */
+export function volumeOf(rpc: string, request: Message): string | undefined {
+  const id: unknown = rpc === 'CreateVolume' ? `id-of-${request['name']}` : request['volumeId'];
+  return typeof id === 'string' ? id : undefined;
+}
+
 /** Writes what becomes of the calls of one plugin. */
 export class CallJournal {
   readonly #plugin: string;
@@ -37,9 +44,8 @@ export class CallJournal {
 
   /** The first end of a call counts. */
   arrived(rpc: string, request: Message): { answered(error?: FakeStatus): void; gone(): void } {
-    const volume: unknown = request['volumeId'] ?? (rpc === 'CreateVolume' ? `id-of-${request['name']}` : undefined);
-    if (typeof volume !== 'string' || this.#tell === undefined)
-      return { answered: () => undefined, gone: () => undefined };
+    const volume = volumeOf(rpc, request);
+    if (volume === undefined || this.#tell === undefined) return { answered: () => undefined, gone: () => undefined };
     this.#calls += 1;
     const tell = this.#tell;
     const target: unknown = request['targetPath'];
@@ -56,6 +62,15 @@ export class CallJournal {
       gone: () => once({ ...entry, at: 'gone' }),
     };
   }
+}
+
+/** All entries of a log file; none when there is no file. */
+export function readJournal(file: string): JournalEntry[] {
+  if (!existsSync(file)) return [];
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line): JournalEntry => JSON.parse(line));
 }
 
 const PAIRS = {

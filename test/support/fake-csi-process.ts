@@ -4,13 +4,16 @@
  */
 import { appendFileSync, existsSync, unlinkSync } from 'node:fs';
 import { FakeCsi, type FakeCsiOptions } from './fake-csi.ts';
+import { Chaos } from './fake-csi-chaos.ts';
 import { behaviourOf, type Fault, type Release } from './fake-csi-faults.ts';
-import type { JournalEntry } from './fake-csi-ledger.ts';
+import { type JournalEntry, readJournal } from './fake-csi-ledger.ts';
 
 /** The first message: which plugins to be. */
 export interface Orders {
-  readonly plugins: readonly Omit<FakeCsiOptions, 'journal' | 'volumeId'>[];
+  readonly plugins: readonly Omit<FakeCsiOptions, 'journal' | 'usually' | 'volumeId'>[];
   readonly journalFile: string;
+  /** Every call may meet a fault, chosen by this seed; see fake-csi-chaos.ts. */
+  readonly seed?: number | undefined;
 }
 
 /** What the test says later. */
@@ -41,7 +44,8 @@ function say(report: Report): void {
   process.send?.(report);
 }
 
-async function begin({ plugins: wanted, journalFile }: Orders): Promise<void> {
+async function begin({ plugins: wanted, journalFile, seed }: Orders): Promise<void> {
+  const chaos = seed === undefined ? undefined : new Chaos(seed, readJournal(journalFile));
   for (const options of wanted) {
     const journal = (entry: JournalEntry): void => {
       appendFileSync(journalFile, `${JSON.stringify(entry)}\n`);
@@ -50,7 +54,14 @@ async function begin({ plugins: wanted, journalFile }: Orders): Promise<void> {
     };
     // The socket of the process before, which was killed.
     if (existsSync(options.socketPath)) unlinkSync(options.socketPath);
-    const plugin = new FakeCsi({ ...options, journal });
+    const plugin = new FakeCsi({
+      ...options,
+      journal,
+      usually: (rpc, volume) => {
+        const fault = chaos?.faultFor(rpc, volume);
+        return fault && behaviourOf(fault, () => Promise.resolve('go'));
+      },
+    });
     plugins.set(plugin.name, plugin);
     await plugin.start();
   }

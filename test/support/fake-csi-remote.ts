@@ -7,14 +7,14 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
 import type { FakeCsiOptions } from './fake-csi.ts';
 import type { Fault, Release } from './fake-csi-faults.ts';
-import type { JournalEntry } from './fake-csi-ledger.ts';
+import { type JournalEntry, readJournal } from './fake-csi-ledger.ts';
 import type { Command, Orders, Report, Tables } from './fake-csi-process.ts';
 import { loopDevices } from './oracle/files.ts';
 
@@ -27,6 +27,10 @@ export interface RemoteCsiOptions
   /** Of the test's own; sockets are `DIR/NAME.sock`. */
   readonly dir: string;
   readonly names: readonly string[];
+  /** Where the sockets lie; `dir` unless given. */
+  readonly socketDir?: string;
+  /** Every call may meet a fault; see fake-csi-chaos.ts. */
+  readonly seed?: number;
   /** Started again as soon as it has died. */
   readonly supervised?: boolean;
 }
@@ -57,12 +61,12 @@ export class RemoteCsi {
   }
 
   socketOf(name: string): string {
-    return `${this.options.dir}/${name}.sock`;
+    return `${this.options.socketDir ?? this.options.dir}/${name}.sock`;
   }
 
   /** Starts the process and waits until all plugins listen. */
   async start(): Promise<void> {
-    const { dir, names, supervised, ...offers } = this.options;
+    const { dir, names, supervised, seed, ...offers } = this.options;
     const { controller, node, publishContext, volumeContext, expansion } = offers;
     const child = fork(PROGRAM, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     this.#child = child;
@@ -88,7 +92,7 @@ export class RemoteCsi {
       ...(expansion === undefined ? {} : { expansion }),
     }));
     const ready = this.#wait(({ kind }) => kind === 'ready');
-    const orders: Orders = { plugins, journalFile: this.#journalFile };
+    const orders: Orders = { plugins, journalFile: this.#journalFile, seed };
     child.send(orders);
     await ready;
   }
@@ -143,11 +147,7 @@ export class RemoteCsi {
 
   /** The log of all calls about volumes, over all lives of the process. */
   journal(): JournalEntry[] {
-    if (!existsSync(this.#journalFile)) return [];
-    return readFileSync(this.#journalFile, 'utf8')
-      .split('\n')
-      .filter((line) => line !== '')
-      .map((line): JournalEntry => JSON.parse(line));
+    return readJournal(this.#journalFile);
   }
 
   /** Ends the process and takes away what it left in its directory. */

@@ -14,7 +14,7 @@ import type { Code } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
-import { CallJournal, type JournalEntry } from './fake-csi-ledger.ts';
+import { CallJournal, type JournalEntry, volumeOf } from './fake-csi-ledger.ts';
 import { isStagedAt, loopOver, readState, writeState } from './fake-csi-memory.ts';
 import { FakeOperations } from './fake-csi-operations.ts';
 import { FakeSnapshots } from './fake-csi-snapshots.ts';
@@ -67,6 +67,8 @@ export interface FakeCsiOptions {
   readonly stateFile?: string;
   /** A call for a volume that is being served already is answered ABORTED; without this it is a broken rule. */
   readonly abortsWhenBusy?: boolean;
+  /** What calls do for which nothing is scripted; undefined: as they should. */
+  readonly usually?: (rpc: string, volume: string) => Behaviour | undefined;
   /** Told of every call about a volume, when it arrives and when it ends. */
   readonly journal?: (entry: JournalEntry) => void;
 }
@@ -281,7 +283,7 @@ export class FakeCsi {
     };
     try {
       await this.onCall(rpc, request);
-      const behaviour = this.#script.get(rpc)?.shift();
+      const behaviour = this.#script.get(rpc)?.shift() ?? this.options.usually?.(rpc, volumeOf(rpc, request) ?? '');
       return await (behaviour === undefined ? lasting() : behaviour(request, lasting, gone));
     } finally {
       if (busy !== undefined) this.#busy.delete(busy);
