@@ -3,11 +3,11 @@
  * only place that reads argv. A key in a file has the name of its flag: `run = "/run/berth"`.
  */
 import { existsSync, globSync, readFileSync } from 'node:fs';
-import { isIPv4 } from 'node:net';
 import { posix } from 'node:path';
 import { Command, Option } from 'commander';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
+import { type CNI_COMMANDS, type CniConcurrency, cniConcurrency, cniTimeout, pool } from './config-values.ts';
 import { invalid, RuntimeError } from './errors.ts';
 
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;
@@ -26,8 +26,7 @@ export interface Config {
   readonly cniCacheDir?: string;
   /** Milliseconds a CNI command may take over a whole chain, where it is not the usual time. */
   readonly cniTimeoutsMs: Readonly<Partial<Record<(typeof CNI_COMMANDS)[number], number>>>;
-  /** Chains of CNI plugins that run side by side on one network, at most; 0: any number. */
-  readonly cniConcurrency: number;
+  readonly cniConcurrency: CniConcurrency;
   /** Pause between two rounds of CHECK of all running containers; 0: no rounds. */
   readonly cniCheckIntervalMs: number;
   /** Subnets that networks to be created get theirs from, when none is named: "10.64.0.0/12". */
@@ -46,9 +45,6 @@ export interface Config {
   readonly cgroupParent: string;
   readonly logLevel: (typeof LOG_LEVELS)[number];
 }
-
-const CNI_COMMANDS = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS', 'VERSION'] as const;
-const MAX_TIMEOUT_SECONDS = 3600;
 
 /** CNI configurations also lie directly in /etc/cni on some machines. */
 const DEFAULT_CNI_CONF_DIRS = ['/etc/cni/net.d', '/etc/cni'] as const;
@@ -74,7 +70,7 @@ const settingsSchema = z.strictObject({
   'cni-bin-dir': z.array(z.string()).min(1),
   'cni-cache-dir': z.string().optional(),
   'cni-timeout': z.array(z.string()),
-  'cni-concurrency': count,
+  'cni-concurrency': z.union([z.number(), z.string(), z.array(z.union([z.number(), z.string()]))]),
   'cni-check-interval': count,
   'network-pool': z.array(z.string()),
   'csi-plugin-dir': z.string(),
@@ -127,7 +123,11 @@ function berthdCommand(version: string): Command {
       'longest run of a CNI command, repeatable: ADD=60, DEL=30, CHECK, GC, STATUS, VERSION',
       collect,
     )
-    .option('--cni-concurrency <n>', 'CNI chains side by side on one network (default: 0, any number)')
+    .option(
+      '--cni-concurrency <n or network=n>',
+      'CNI chains side by side on every network, or on the one named; repeatable (default: 0, any number)',
+      collect,
+    )
     .option('--cni-check-interval <seconds>', 'check networks of running containers this often (default: 0, never)')
     .option(
       '--network-pool <subnet>',
@@ -186,7 +186,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'cni-conf-dir': [...DEFAULT_CNI_CONF_DIRS],
     'cni-bin-dir': [...DEFAULT_CNI_BIN_DIRS],
     'cni-timeout': [],
-    'cni-concurrency': 0,
+    'cni-concurrency': [],
     'cni-check-interval': 0,
     'network-pool': [DEFAULT_NETWORK_POOL],
     'csi-plugin-dir': `${run}/csi`,
@@ -215,7 +215,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
       ? {}
       : { cniCacheDir: directory('cni-cache-dir', settings['cni-cache-dir']) }),
     cniTimeoutsMs: Object.fromEntries(settings['cni-timeout'].map(cniTimeout)),
-    cniConcurrency: settings['cni-concurrency'],
+    cniConcurrency: cniConcurrency([settings['cni-concurrency']].flat().map(String)),
     cniCheckIntervalMs: settings['cni-check-interval'] * 1000,
     networkPools: settings['network-pool'].map(pool),
     csiPluginDir: directory('csi-plugin-dir', settings['csi-plugin-dir']),
@@ -227,27 +227,6 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],
   };
-}
-
-/** "10.64.0.0/12" */
-function pool(text: string): string {
-  const [address = '', prefix = '', ...rest] = text.split('/');
-  const fits = /^\d{1,2}$/.test(prefix) && Number(prefix) >= 8 && Number(prefix) <= 30;
-  if (isIPv4(address) && fits && rest.length === 0) return text;
-  throw invalid('network-pool', `${JSON.stringify(text)} is no IPv4 subnet of 8 to 30 bits such as "10.64.0.0/12"`);
-}
-
-/** "ADD=90" */
-function cniTimeout(text: string): [command: string, timeoutMs: number] {
-  const [command = '', seconds = '', ...rest] = text.split('=');
-  const known = CNI_COMMANDS.some((name) => name === command);
-  if (!known || rest.length > 0 || !/^\d{1,4}$/.test(seconds)) {
-    throw invalid('cni-timeout', `${JSON.stringify(text)} must be COMMAND=SECONDS, one of ${CNI_COMMANDS.join(', ')}`);
-  }
-  if (Number(seconds) < 1 || Number(seconds) > MAX_TIMEOUT_SECONDS) {
-    throw invalid('cni-timeout', `${JSON.stringify(text)} is outside 1 to ${MAX_TIMEOUT_SECONDS} seconds`);
-  }
-  return [command, Number(seconds) * 1000];
 }
 
 /** An absolute directory in normal form. ":" separates directories in CNI_PATH and layers in overlay options, "," mount options. */

@@ -258,7 +258,8 @@ function networkParts(
 ): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs, [ownPluginDir(config)]);
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
-  const gate = new NetworkGate(config.cniConcurrency === 0 ? undefined : config.cniConcurrency);
+  const { everywhere, networks } = config.cniConcurrency;
+  const gate = new NetworkGate((network) => (networks.get(network) ?? everywhere) || Number.POSITIVE_INFINITY);
   const cni = new CniRuntime({
     plugins,
     exec: pluginExecutor(tools.run),

@@ -36,7 +36,7 @@ describe('readConfig', () => {
       cniConfDirs: ['/etc/cni/net.d', '/etc/cni'],
       cniBinDirs: ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'],
       cniTimeoutsMs: {},
-      cniConcurrency: 0,
+      cniConcurrency: { everywhere: 0, networks: new Map() },
       cniCheckIntervalMs: 0,
       networkPools: ['10.64.0.0/12'],
       csiPluginDir: '/run/berth/csi',
@@ -75,13 +75,24 @@ describe('readConfig', () => {
     const file = await fileWith(t, 'cni-timeout = ["ADD=90"]\ncni-concurrency = 4\ncni-check-interval = 60\n');
     const config = readConfig(['--config', file, '--cni-timeout', 'DEL=5', '--cni-timeout', 'GC=7'], '1.0.0');
     assert.deepEqual(config.cniTimeoutsMs, { DEL: 5000, GC: 7000 });
-    assert.equal(config.cniConcurrency, 4);
+    assert.deepEqual(config.cniConcurrency, { everywhere: 4, networks: new Map() });
     assert.equal(config.cniCheckIntervalMs, 60_000);
     assert.deepEqual(readConfig(['--config', file], '1.0.0').cniTimeoutsMs, { ADD: 90_000 });
     for (const bad of ['ADD', 'ADD=', 'ADD=0', 'ADD=9999', 'add=5', 'RUN=5', 'ADD=5=6', 'ADD=-1', '__proto__=5']) {
       assert.match(refused(['--config', file, '--cni-timeout', bad]).message, /^cni-timeout/);
     }
-    for (const bad of ['x', '-1', '1.5', '']) {
+    const flags = ['8', 'front=2', 'back.two=0', 'front=3'].map((value) => `--cni-concurrency=${value}`);
+    const networks = new Map([
+      ['front', 3],
+      ['back.two', 0],
+    ]);
+    assert.deepEqual(readConfig(['--config', file, ...flags], '1.0.0').cniConcurrency, { everywhere: 8, networks });
+    const listed = await fileWith(t, 'cni-concurrency = [5, "front=1"]\n');
+    assert.deepEqual(readConfig(['--config', listed], '1.0.0').cniConcurrency, {
+      everywhere: 5,
+      networks: new Map([['front', 1]]),
+    });
+    for (const bad of ['x', '-1', '1.5', '', 'front=', '=2', 'front=-1', '../x=2', 'front=2=3', 'front=2\n']) {
       assert.match(refused(['--config', file, `--cni-concurrency=${bad}`]).message, /^cni-concurrency/);
     }
   });

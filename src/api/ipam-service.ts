@@ -6,7 +6,7 @@ import { jsonObject } from '../cni/protocol.ts';
 import { invalid, RuntimeError } from '../errors.ts';
 import { HOST_LOCAL_DATA_DIR, type HostLocalLease, readHostLocalLeases } from '../ipam/host-local-leases.ts';
 import type { Ipam } from '../ipam/ipam.ts';
-import type { Lease as HeldLease } from '../ipam/lease-table.ts';
+import { type Lease as HeldLease, keptUntilMs } from '../ipam/lease-table.ts';
 import type { IpamDefinition } from './generated/berth/v1/Ipam.ts';
 import type { Lease } from './generated/berth/v1/Lease.ts';
 import type { LeaseRequest__Output } from './generated/berth/v1/LeaseRequest.ts';
@@ -121,12 +121,14 @@ export class IpamService implements ServiceMethods<IpamDefinition> {
     };
     if ('foreign' in lease) return { ...common, source: 'LEASE_SOURCE_HOST_LOCAL', file: lease.foreign.file };
     const { releasedAt, sticky, workload } = lease.own;
+    const until = keptUntilMs(lease.own);
     return {
       ...common,
       source: 'LEASE_SOURCE_BERTH',
       workload,
       sticky,
       ...(releasedAt === undefined ? {} : { releasedAt, attached: false }),
+      ...(until === undefined ? {} : { keptUntil: new Date(until).toISOString() }),
     };
   }
 }

@@ -85,7 +85,8 @@ function sourceOf({ source }: Lease__Output): string {
 }
 
 function leaseObject(lease: Lease__Output): Record<string, unknown> {
-  const { address, network, containerId, interfaceName, allocatedAt, releasedAt, workload, sticky, file } = lease;
+  const { address, network, containerId, interfaceName, allocatedAt, releasedAt, keptUntil } = lease;
+  const { workload, sticky, file } = lease;
   return {
     address,
     network,
@@ -95,6 +96,6 @@ function leaseObject(lease: Lease__Output): Record<string, unknown> {
     allocatedAt,
     releasedAt: releasedAt ?? null,
     ipam: sourceOf(lease),
-    ...(sourceOf(lease) === 'host-local' ? { file } : { workload, sticky }),
+    ...(sourceOf(lease) === 'host-local' ? { file } : { workload, sticky, keptUntil: keptUntil ?? null }),
   };
 }

@@ -1,6 +1,6 @@
 /**
  * Who may run plugins of one network at once. ADD, DEL and CHECK share the network, at most so many of them side by side
- * as the gate was told; GC has it alone (CNI 1.1.0 §2 "GC": no ADD or DEL meanwhile). Turns are taken in the order they
+ * as the gate was told for it; GC has it alone (CNI 1.1.0 §2 "GC": no ADD or DEL meanwhile). Turns are taken in the order they
  * were asked for, so whoever waits to be alone holds back those who come later. Networks never wait for each other.
  *
  * The lanes of containers are another matter: a lane is taken first, a turn here inside it, and what runs alone takes no
@@ -13,6 +13,7 @@ interface Waiting {
 }
 
 interface NetworkState {
+  readonly most: number;
   running: number;
   alone: boolean;
   readonly queue: Waiting[];
@@ -20,11 +21,11 @@ interface NetworkState {
 
 /** See the module's head. */
 export class NetworkGate {
-  readonly #most: number;
+  readonly #most: (network: string) => number;
   readonly #networks = new Map<string, NetworkState>();
 
-  /** @param most chains that run side by side on one network */
-  constructor(most: number = Number.POSITIVE_INFINITY) {
+  /** @param most chains that run side by side on a network, by its name */
+  constructor(most: (network: string) => number = () => Number.POSITIVE_INFINITY) {
     this.#most = most;
   }
 
@@ -40,7 +41,7 @@ export class NetworkGate {
 
   async #run<T>(network: string, alone: boolean, work: () => Promise<T>, signal: AbortSignal): Promise<T> {
     signal.throwIfAborted();
-    const state = this.#networks.get(network) ?? { running: 0, alone: false, queue: [] };
+    const state = this.#networks.get(network) ?? { most: this.#most(network), running: 0, alone: false, queue: [] };
     this.#networks.set(network, state);
     try {
       await this.#turn(state, alone, signal);
@@ -79,7 +80,7 @@ export class NetworkGate {
   /** Lets in whoever may: from the front, until one must wait. */
   #admit(state: NetworkState): void {
     for (let [next] = state.queue; next !== undefined; [next] = state.queue) {
-      const fits = next.alone ? state.running === 0 : !state.alone && state.running < this.#most;
+      const fits = next.alone ? state.running === 0 : !state.alone && state.running < state.most;
       if (!fits) return;
       state.queue.shift();
       state.running += 1;

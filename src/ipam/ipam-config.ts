@@ -11,6 +11,8 @@ const MAX_EXCLUDED = 4096;
 const MAX_ROUTES = 65_536;
 const MAX_WANTED = 64;
 const MAX_VALID = 1_000_000;
+/** Ten years. */
+const MAX_STICKY_SECONDS = 315_360_000;
 
 type Given<T> = T | null | undefined;
 
@@ -32,6 +34,7 @@ export interface IpamConfig {
     routes?: Given<CniRoute[]>;
     resolvConf?: Given<string>;
     sticky?: Given<boolean>;
+    stickySeconds?: Given<number>;
   };
   runtimeConfig?: Given<{ ips?: Given<string[]>; ipRanges?: Given<WrittenRange[][]> }>;
   args?: Given<{ cni?: Given<{ ips?: Given<string[]> }> }>;
@@ -84,6 +87,7 @@ export const ipamConfigSchema: z.ZodType<IpamConfig> = z.object({
       .nullish(),
     resolvConf: z.string().nullish(),
     sticky: z.boolean().nullish(),
+    stickySeconds: z.int().min(1).max(MAX_STICKY_SECONDS).nullish(),
   }),
   runtimeConfig: z.object({ ips: addressesSchema, ipRanges: setsSchema }).nullish(),
   args: z.object({ cni: z.object({ ips: addressesSchema }).nullish() }).nullish(),

@@ -18,6 +18,9 @@ import { parseRangeSets, type RangeRequest, type RangeSet } from './range.ts';
 
 const COMMANDS = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
 
+/** A week. */
+export const DEFAULT_STICKY_SECONDS = 604_800;
+
 export type IpamCommand = (typeof COMMANDS)[number];
 
 /** A call as it came in: variables by name, and the text of stdin. */
@@ -43,6 +46,8 @@ export interface IpamRequest {
   readonly workload: string;
   /** Keep addresses for the workload that had them. */
   readonly sticky: boolean;
+  /** How long, from when it is given back. */
+  readonly stickySeconds: number;
   readonly sets: readonly RangeSet[];
   /** Addresses that are wanted, each at most once. */
   readonly wanted: readonly Address[];
@@ -80,7 +85,15 @@ export function readIpamRequest({ variables, stdin }: IpamCall): IpamRequest {
 
 type Wishes = Omit<IpamRequest, 'command' | 'network' | 'owner' | 'valid'>;
 
-const NOTHING: Wishes = { cniVersion: '1.1.0', workload: '', sticky: false, sets: [], wanted: [], routes: [] };
+const NOTHING: Wishes = {
+  cniVersion: '1.1.0',
+  workload: '',
+  sticky: false,
+  stickySeconds: DEFAULT_STICKY_SECONDS,
+  sets: [],
+  wanted: [],
+  routes: [],
+};
 
 function wishesOf(config: IpamConfig, cniArgs: string, owner: LeaseOwner | undefined): Wishes {
   const cniVersion = config.cniVersion == null || config.cniVersion === '' ? '0.1.0' : config.cniVersion;
@@ -93,6 +106,7 @@ function wishesOf(config: IpamConfig, cniArgs: string, owner: LeaseOwner | undef
     cniVersion,
     workload: workloadOf(args, owner),
     sticky: config.ipam.sticky === true,
+    stickySeconds: config.ipam.stickySeconds ?? DEFAULT_STICKY_SECONDS,
     sets: setsOf(config, cniVersion),
     wanted: wantedOf(config, args),
     routes: config.ipam.routes ?? [],

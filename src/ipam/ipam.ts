@@ -54,6 +54,7 @@ export class Ipam {
    * @throws {IpamError} see the module's head
    */
   handle(request: IpamRequest): CniResult | OldCniResult | undefined {
+    this.#expire();
     switch (request.command) {
       case 'ADD':
         return this.#add(request, ownerOf(request));
@@ -74,6 +75,7 @@ export class Ipam {
 
   /** Every lease, held and kept. */
   list(): readonly Lease[] {
+    this.#expire();
     return this.#leases.all();
   }
 
@@ -84,14 +86,18 @@ export class Ipam {
   }
 
   #add(request: IpamRequest, owner: LeaseOwner): CniResult | OldCniResult {
-    const { network, workload, sticky } = request;
+    const { network, workload, sticky, stickySeconds } = request;
     const choices = this.#allocator.choose(request, owner);
     // What can fail comes before the record.
     const result = resultOf(request, choices);
     const allocatedAt = this.#now().toISOString();
     const fresh = choices
       .filter(({ isHeld }) => !isHeld)
-      .map(({ address }) => ({ ...owner, network, address: formatAddress(address), workload, sticky, allocatedAt }));
+      .map(({ address }) => ({
+        ...owner,
+        ...{ network, address: formatAddress(address), workload, sticky, allocatedAt },
+        ...(sticky ? { stickySeconds } : {}),
+      }));
     this.#leases.add(fresh);
     this.#allocator.advance(network, choices);
     for (const lease of fresh) this.#log.info(describe(lease), 'address given');
@@ -128,6 +134,12 @@ export class Ipam {
 
   #status({ network, sets }: IpamRequest): void {
     for (const set of sets) this.#allocator.requireRoom(network, set, IPAM_CODES.unavailable);
+  }
+
+  /** Looked at whenever leases are: nobody sees one that is kept for too long. */
+  #expire(): void {
+    const over = this.#leases.expire(this.#now().getTime());
+    for (const lease of over) this.#log.info({ ...describe(lease), reason: 'kept long enough' }, 'address forgotten');
   }
 
   #give(leases: readonly Lease[], reason: string): void {

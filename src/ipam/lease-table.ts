@@ -4,12 +4,12 @@
  * records: by number for the search, by owner for the answer.
  *
  *   held   an interface of a container has the address
- *   kept   released; left for the workload that had it (`sticky`) until somebody needs it more
+ *   kept   released; left for the workload that had it (`sticky`) until its time is over or somebody needs it more
  */
 import { z } from 'zod';
 import type { Durability, Store } from '../store.ts';
 import { type Family, parseAddress } from './address.ts';
-import type { LeaseOwner } from './ipam-request.ts';
+import { DEFAULT_STICKY_SECONDS, type LeaseOwner } from './ipam-request.ts';
 
 /** One lease. */
 export interface Lease extends LeaseOwner {
@@ -19,6 +19,8 @@ export interface Lease extends LeaseOwner {
   /** Whose address it is to be again. */
   readonly workload: string;
   readonly sticky: boolean;
+  /** How long it is kept once it is released; a week in records of earlier versions. */
+  readonly stickySeconds?: number | undefined;
   readonly allocatedAt: string;
   /** Present when it is kept, no longer held. */
   readonly releasedAt?: string | undefined;
@@ -32,6 +34,7 @@ const leaseSchema = z
     interfaceName: z.string().min(1),
     workload: z.string(),
     sticky: z.boolean(),
+    stickySeconds: z.int().positive().optional(),
     allocatedAt: z.iso.datetime(),
     releasedAt: z.iso.datetime().optional(),
   })
@@ -99,6 +102,15 @@ export class LeaseTable {
     }
   }
 
+  /** Forgets those that were kept as long as they may be. */
+  expire(nowMs: number): readonly Lease[] {
+    const kept = [...this.#numbers.values()].flatMap((numbers) => [...numbers.kept.values()]);
+    const over = kept.filter((lease) => (keptUntilMs(lease) ?? Number.POSITIVE_INFINITY) <= nowMs);
+    // A crash brings them back to be forgotten once more.
+    for (const lease of over) this.forget(lease, 'process');
+    return over;
+  }
+
   /** Removes a lease, kept or held. */
   forget(lease: Lease, durability: Durability = 'power'): void {
     this.#store.remove(leaseKey(lease.network, lease.address), durability);
@@ -161,6 +173,11 @@ export class LeaseTable {
     const address = parseAddress(key.slice(slash + 1));
     if (address !== undefined) this.#of(key.slice(0, slash), address.family).taken.set(address.value, undefined);
   }
+}
+
+/** When a kept lease is forgotten; undefined while it is held. */
+export function keptUntilMs({ releasedAt, stickySeconds = DEFAULT_STICKY_SECONDS }: Lease): number | undefined {
+  return releasedAt === undefined ? undefined : Date.parse(releasedAt) + stickySeconds * 1000;
 }
 
 /** A commit that reaches the disk takes all earlier ones with it, so the last one of a call does for all. */

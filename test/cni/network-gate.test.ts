@@ -31,7 +31,7 @@ class Piece {
 
 describe('NetworkGate', () => {
   test('lets as many share a network as it was told, the rest in their order', async () => {
-    const gate = new NetworkGate(2);
+    const gate = new NetworkGate(() => 2);
     const pieces = [1, 2, 3, 4].map(() => new Piece(gate));
     const runs = pieces.map((piece) => piece.run('share'));
     const begun = (): boolean[] => pieces.map((piece) => piece.begun);
@@ -62,7 +62,7 @@ describe('NetworkGate', () => {
   });
 
   test('keeps networks apart', async () => {
-    const gate = new NetworkGate(1);
+    const gate = new NetworkGate(() => 1);
     const [one, other] = [new Piece(gate), new Piece(gate)];
     const runs = [one.run('alone', 'a'), other.run('share', 'b')];
     await turn();
@@ -73,7 +73,7 @@ describe('NetworkGate', () => {
   });
 
   test('goes on after work that failed and after one that left before its turn', async () => {
-    const gate = new NetworkGate(1);
+    const gate = new NetworkGate(() => 1);
     await assert.rejects(
       gate.share('net', () => Promise.reject(new Error('broken')), never),
       /broken/,

@@ -277,10 +277,13 @@ test('the cap on chains side by side', async (t) => {
   if (!needsNetworks(t)) return;
   const plugins = await RecordingPlugins.create(t, 'narrow');
   const inside = `${plugins.base}/inside`;
-  const count = `mkdir -p ${inside}; : > ${inside}/$$; ls ${inside} | wc -l >> ${plugins.base}/widths; sleep 0.2; rm ${inside}/$$`;
+  const width = `ls ${inside} | wc -l`;
+  // Each waits for a second one, at most 10 s: the last one may stay alone.
+  const wait = `n=0; while [ $(${width}) -lt 2 ] && [ $n -lt 100 ]; do n=$((n + 1)); sleep 0.1; done`;
+  const count = `mkdir -p ${inside}; : > ${inside}/$$; ${wait}; sleep 0.2; ${width} >> ${plugins.base}/widths; rm ${inside}/$$`;
   plugins.does('narrow', 'ADD', `${count}; echo '{"cniVersion":"1.0.0"}'`);
   const daemon = await startDaemon(t, {
-    flags: [...binFlags(plugins.binDir), '--cni-concurrency', '2'],
+    flags: [...binFlags(plugins.binDir), '--cni-concurrency', '1', '--cni-concurrency', 'narrow=2'],
     confFiles: { '50-narrow.conflist': { cniVersion: '1.0.0', name: 'narrow', plugins: [{ type: 'narrow' }] } },
   });
   await daemon.importBusybox(IMAGE);

@@ -204,6 +204,47 @@ describe('sticky addresses', () => {
     assert.deepEqual(add(ipam, { container: 'b', args, ipam: sticky }), ['10.87.30.2/29']);
   });
 
+  test('are kept for as long as the configuration says, a week otherwise', () => {
+    const store = new MemoryStore<Lease>();
+    let at = Date.UTC(2026, 0, 1);
+    const ipam = new Ipam({ store, log: pino({ enabled: false }), now: () => new Date(at) });
+    const kept = (): string[] => ipam.list().map(({ containerId }) => containerId);
+    add(ipam, { container: 'short', ipam: { ...sticky, stickySeconds: 60 } });
+    add(ipam, { container: 'usual', ipam: sticky });
+    add(ipam, { container: 'held', ipam: { ...sticky, stickySeconds: 1 } });
+    at += 3_600_000;
+    for (const container of ['short', 'usual']) call(ipam, 'DEL', { container });
+    at += 59_999;
+    assert.deepEqual(kept(), ['short', 'usual', 'held'], 'time counts from when it was given back');
+    at += 1;
+    assert.deepEqual(kept(), ['usual', 'held']);
+    assert.equal(store.entries().has('net/10.87.30.2'), false, 'off the record too');
+    at += 604_800_000 - 60_001;
+    assert.deepEqual(kept(), ['usual', 'held']);
+    at += 1;
+    // An ADD sees it as well: the address is nobody's now, and others go first no more.
+    assert.deepEqual(add(ipam, { container: 'usual', ipam: sticky }), ['10.87.30.5/29']);
+    assert.deepEqual(kept(), ['held', 'usual']);
+  });
+
+  test('of an earlier version are kept for a week', () => {
+    const store = new MemoryStore<Lease>();
+    const owner = { network: 'net', containerId: 'a', interfaceName: 'eth0', workload: 'a', sticky: true };
+    const times = { allocatedAt: '2026-01-01T00:00:00.000Z', releasedAt: '2026-01-01T00:00:00.000Z' };
+    store.create('net/10.87.30.2', { ...owner, ...times, address: '10.87.30.2' });
+    let at = Date.parse('2026-01-07T23:59:59.999Z');
+    const ipam = new Ipam({ store, log: pino({ enabled: false }), now: () => new Date(at) });
+    assert.equal(ipam.list().length, 1);
+    at += 1;
+    assert.equal(ipam.list().length, 0);
+  });
+
+  test('are not kept for no time, a part of a second or for ever', () => {
+    for (const stickySeconds of [0, -1, 1.5, 1e12, '60']) {
+      assert.equal(failureOf(() => add(ipamOn(), { ipam: { ...sticky, stickySeconds } })).code, 7);
+    }
+  });
+
   test('are kept for a bounded number of workloads', () => {
     const ipam = ipamOn();
     const wide = { subnet: '10.86.0.0/16', sticky: true };
