@@ -11,7 +11,15 @@ import type { Store } from '../store.ts';
  * attachment: a DEL that is due. configuration: the removal of a network that is not finished. The others are what they
  * are called on the host; files are those of a container in the run directory.
  */
-export type FindingKind = 'attachment' | 'namespace' | 'files' | 'interface' | 'rule' | 'lease' | 'configuration';
+export type FindingKind =
+  | 'attachment'
+  | 'namespace'
+  | 'files'
+  | 'interface'
+  | 'route'
+  | 'rule'
+  | 'lease'
+  | 'configuration';
 
 /** Something that is there without an owner, or is missing though its owner is there. */
 export interface Finding {
@@ -34,6 +42,7 @@ export interface Suspect extends Finding {
 export interface Owner {
   readonly containerId: ContainerId;
   readonly entry: RecordedAttachment;
+  readonly netnsPath: string;
   /** "10.86.0.5/16" */
   readonly addresses: readonly string[];
   /** Its run is over: a DEL is due, and what is missing is of no interest. */
@@ -76,7 +85,7 @@ export function ownersOf(
 
 function ownerOf(containerId: ContainerId, record: NetworkRecord, entry: RecordedAttachment, stale: boolean): Owner {
   const status = statusOf(record).find(({ interfaceName }) => interfaceName === entry.interfaceName);
-  return { containerId, entry, addresses: status?.addresses ?? [], stale };
+  return { containerId, entry, netnsPath: record.netnsPath, addresses: status?.addresses ?? [], stale };
 }
 
 /** Names of live namespaces outside a directory: runtimes name them by their containers. */

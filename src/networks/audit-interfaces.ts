@@ -2,16 +2,16 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ResolvedNetwork } from '../cni/network.ts';
+import type { JsonObject } from '../cni/protocol.ts';
 import { RuntimeError, systemCode } from '../errors.ts';
-import { hostCommand } from '../host-command.ts';
 import type { RunProgram } from '../run-program.ts';
 import type { Owner, Owners, Suspect } from './audit-finding.ts';
+import { hostEnds, isHostEnd, joinBridge, masterOf, removeLink } from './host-links.ts';
 
 const NET = '/sys/class/net';
 /** What the bridge plugin calls its bridge when a configuration does not. */
 const DEFAULT_BRIDGE = 'cni0';
-/** How plugins name the host's end of a pair: nothing else is ever removed. */
-const HOST_END = /^veth[0-9a-f]{8}$/;
+const START_AGAIN = 'disconnect and connect the container, or start it again';
 
 /** Ports without an owner, and owners whose port is missing. */
 export function auditInterfaces(
@@ -26,55 +26,75 @@ export function auditInterfaces(
   const absent = owners.owners
     .filter(({ entry, stale }) => entry.state === 'added' && !stale)
     .flatMap((owner) => {
-      const wanted = hostEnds(owner).filter((port) => !ports.includes(port));
-      const detail = `is no port of ${bridge}: disconnect and connect the container, or start it again`;
-      return wanted.map((port) => found(port, name, owner.containerId, { missing: true, detail }));
+      const wanted = hostEnds(owner.entry.result).filter((port) => !ports?.includes(port));
+      return wanted.map((port) => lost(port, bridge, { owner, isThere: ports !== undefined, run }));
     });
   if (!owners.certain) return absent;
-  const known = new Set(owners.owners.flatMap(hostEnds));
+  const known = new Set(owners.owners.flatMap(({ entry }) => hostEnds(entry.result)));
   const shared = owners.elsewhere.size > 0;
-  const extra = ports
+  const extra = (ports ?? [])
     .filter((port) => !known.has(port))
-    .map((port) => {
-      const suspect = found(port, name, '', { missing: false, detail: `a port of ${bridge} that no attachment has` });
-      const ours = HOST_END.test(port) && !shared;
-      return ours ? { ...suspect, repair: (signal: AbortSignal) => remove(port, run, signal) } : suspect;
+    .map((port): Suspect => {
+      const detail = `a port of ${bridge} that no attachment has`;
+      const suspect = {
+        kind: 'interface',
+        name: port,
+        network: name,
+        containerId: '',
+        missing: false,
+        detail,
+      } as const;
+      const ours = isHostEnd(port) && !shared;
+      return ours ? { ...suspect, repair: (signal) => removeLink(port, { run, signal }) } : suspect;
     });
   return [...absent, ...extra];
 }
 
-function found(
-  name: string,
-  network: string,
-  containerId: string,
-  { missing, detail }: { readonly missing: boolean; readonly detail: string },
+/** An attachment's port that the bridge has not. */
+function lost(
+  port: string,
+  bridge: string,
+  { owner, isThere, run }: { readonly owner: Owner; readonly isThere: boolean; readonly run: RunProgram | undefined },
 ): Suspect {
-  return { kind: 'interface', name, network, containerId, missing, detail };
+  const { containerId, entry } = owner;
+  const about = { kind: 'interface', name: port, network: entry.network.name, containerId, missing: true } as const;
+  const master = masterOf(port);
+  if (master === undefined) return { ...about, detail: `is gone: ${START_AGAIN}` };
+  if (!isThere) return { ...about, detail: `its bridge ${bridge} is gone: ${START_AGAIN}` };
+  if (master !== '') return { ...about, detail: `is a port of ${master}, not of ${bridge}` };
+  const plugin = pluginOf(entry.network);
+  if (hasVlan(plugin)) return { ...about, detail: `is no port of ${bridge} in its VLAN: ${START_AGAIN}` };
+  const hairpin = plugin?.['hairpinMode'] === true;
+  return {
+    ...about,
+    detail: `is no port of ${bridge}`,
+    repair: (signal) => joinBridge(port, { bridge, hairpin }, owner, { run, signal }),
+  };
 }
 
-function bridgeOf({ plugins }: ResolvedNetwork): string | undefined {
-  const plugin = plugins.find(({ type }) => type === 'bridge');
+function pluginOf({ plugins }: ResolvedNetwork): JsonObject | undefined {
+  return plugins.find(({ type }) => type === 'bridge');
+}
+
+function bridgeOf(network: ResolvedNetwork): string | undefined {
+  const plugin = pluginOf(network);
   if (plugin === undefined) return undefined;
   const bridge = plugin['bridge'];
   return typeof bridge === 'string' && bridge !== '' ? bridge : DEFAULT_BRIDGE;
 }
 
-/** Ends on the host, as the result of ADD names them, less the bridge. */
-function hostEnds({ entry }: Owner): string[] {
-  const bridge = bridgeOf(entry.network);
-  const outside = (entry.result?.interfaces ?? []).filter(({ sandbox }) => sandbox == null || sandbox === '');
-  return outside.map(({ name }) => name).filter((name) => name !== bridge);
+/** What such a port needs beside its bridge is for the plugin alone to say. */
+function hasVlan(plugin: JsonObject | undefined): boolean {
+  const vlan = plugin?.['vlan'];
+  return (typeof vlan === 'number' && vlan !== 0) || plugin?.['vlanTrunk'] != null;
 }
 
-function portsOf(bridge: string): string[] {
+/** Undefined when there is no such bridge. */
+function portsOf(bridge: string): string[] | undefined {
   try {
     return readdirSync(join(NET, bridge, 'brif'));
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return [];
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw RuntimeError.from(error, `read ports of ${bridge}`);
   }
-}
-
-async function remove(port: string, run: RunProgram | undefined, signal: AbortSignal): Promise<void> {
-  await hostCommand('ip', ['link', 'delete', port], signal, run === undefined ? {} : { run });
 }

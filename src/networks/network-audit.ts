@@ -1,6 +1,6 @@
 /**
  * Compares the records with the kernel and the disk: attachments whose DEL is due, namespaces, files of containers,
- * ports of bridges, packet rules, host-local's leases. Lists what has no owner and what an owner lacks, and mends it when
+ * ports of bridges, pairs of ptp, packet rules, host-local's leases. Lists what has no owner and what an owner lacks, and mends it when
  * asked to. Only networks that are Berth's own are looked into: elsewhere nobody can tell what has no owner.
  *
  * Each network is looked at and mended while no ADD or DEL of it runs, so nothing that is being made is taken for left
@@ -25,7 +25,9 @@ import { type Finding, namespacesElsewhere, type Owners, ownersOf, type Suspect 
 import { auditInterfaces } from './audit-interfaces.ts';
 import { auditLeases, auditOwnLeases, leasesOf } from './audit-leases.ts';
 import { auditNftRules, nftRulesNaming } from './audit-nft.ts';
+import { auditPairs, hasPairs } from './audit-pairs.ts';
 import { auditRules, rulesNaming } from './audit-rules.ts';
+import { readHostLinks } from './host-links.ts';
 import { readHostRules } from './host-rules.ts';
 import type { NetworkMaker } from './network-maker.ts';
 import type { NetworkReload } from './network-reload.ts';
@@ -102,13 +104,19 @@ export class NetworkAudit {
   async #auditNetwork(network: ResolvedNetwork, repair: boolean, signal: AbortSignal): Promise<AuditedFinding[]> {
     const { gate, run } = this.#options;
     const alone = async (): Promise<AuditedFinding[]> => {
-      const reads = [readHostRules(run, signal), readNftMasquerade({ run, signal }), leasesOf(network)] as const;
-      const [rules, byNft, leases] = await Promise.all(reads);
+      const [rules, byNft, leases, links] = await Promise.all([
+        readHostRules(run, signal),
+        readNftMasquerade({ run, signal }),
+        leasesOf(network),
+        hasPairs(network) ? readHostLinks(run, signal) : [],
+      ]);
       const marked = [...nftRulesNaming(network, byNft), ...leases].map(({ containerId }) => containerId);
       const named = [...rulesNaming(network, rules).keys(), ...marked];
       const owners = this.#ownersOf(network, named);
+      const others = this.#others(network);
       const suspects = [
-        ...auditInterfaces(owners, this.#others(network), run),
+        ...auditInterfaces(owners, others, run),
+        ...auditPairs(owners, others, { links, run }),
         ...auditRules(owners, rules, run),
         ...auditNftRules(owners, byNft, run),
         ...auditLeases(owners, leases),

@@ -44,6 +44,12 @@ async function ip(...args: readonly string[]): Promise<string> {
   return hostCommand('ip', args, AbortSignal.timeout(10_000));
 }
 
+/** Fails unless a process's network answers from this address. */
+async function reaches(pid: number, address: string): Promise<void> {
+  const ping = ['busybox', 'ping', '-c', '1', '-W', '5', address];
+  await hostCommand('nsenter', ['-t', String(pid), '-n', ...ping], AbortSignal.timeout(20_000));
+}
+
 /** A container of nobody, attached by a plugin that is run as another runtime would. */
 async function strangerOn(t: TestContext, file: string, id: string): Promise<string> {
   const name = `berth-test-${id.slice(0, 8)}`;
@@ -99,6 +105,8 @@ test('network audit', { timeout: 180_000 }, async (t) => {
   ]);
   const [box] = JSON.parse(await daemon.ok(['inspect', 'box']));
   const address: string = box.networks[0].addresses[0].split('/')[0];
+  const [gateway]: string[] = box.networks[0].gateways;
+  assert.ok(gateway !== undefined);
   const ports = (): string[] => readdirSync(`/sys/class/net/${bridge}/brif`);
   const rulesOf = (text: string): readonly string[] =>
     snapshot(scope)['firewall rule'].filter((rule) => rule.includes(text));
@@ -163,26 +171,46 @@ test('network audit', { timeout: 180_000 }, async (t) => {
     assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
   });
 
-  await t.test(
-    'tells of a port that is missing, and of one that is not a plugin\u2019s, without touching either',
-    async () => {
-      const [port = ''] = ports();
-      const suffix = pool.split('.')[2];
-      await ip('link', 'set', port, 'nomaster');
-      await ip('link', 'add', `ext${suffix}`, 'type', 'veth', 'peer', 'name', `ext${suffix}p`);
-      cleanup(t, () => ip('link', 'delete', `ext${suffix}`).catch(() => undefined));
-      await ip('link', 'set', `ext${suffix}`, 'master', bridge);
-      const { code, findings } = await audit(daemon, '--repair');
-      assert.equal(code, 1);
-      assert.deepEqual(
-        told(findings),
-        [`interface ext${suffix} extra false`, `interface ${port} missing false`].sort(),
-      );
-      assert.deepEqual(ports(), [`ext${suffix}`]);
-      await ip('link', 'delete', `ext${suffix}`);
-      await ip('link', 'set', port, 'master', bridge);
-    },
-  );
+  await t.test('makes a port of a container one again, and only tells of one that is not a plugin\u2019s', async () => {
+    const [port = ''] = ports();
+    const hairpin = (): string => readFileSync(`/sys/class/net/${port}/brport/hairpin_mode`, 'utf8').trim();
+    assert.equal(hairpin(), '1');
+    const suffix = pool.split('.')[2];
+    await ip('link', 'set', port, 'nomaster');
+    await ip('link', 'add', `ext${suffix}`, 'type', 'veth', 'peer', 'name', `ext${suffix}p`);
+    cleanup(t, () => ip('link', 'delete', `ext${suffix}`).catch(() => undefined));
+    await ip('link', 'set', `ext${suffix}`, 'master', bridge);
+    const extra = `interface ext${suffix} extra false`;
+    assert.deepEqual(told((await audit(daemon)).findings), [extra, `interface ${port} missing false`].sort());
+    assert.deepEqual(ports(), [`ext${suffix}`], 'looking changes nothing');
+    const { code, findings } = await audit(daemon, '--repair');
+    assert.equal(code, 1);
+    assert.deepEqual(told(findings), [extra, `interface ${port} missing true`].sort());
+    assert.deepEqual(ports().sort(), [`ext${suffix}`, port].sort());
+    assert.equal(hairpin(), '1', 'as the bridge plugin made it');
+    await reaches(box.pid, gateway);
+    await ip('link', 'delete', `ext${suffix}`);
+    assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
+  });
+
+  await t.test('takes no other interface for the port of a container, whatever its name', async () => {
+    const [port = ''] = ports();
+    const suffix = pool.split('.')[2];
+    await ip('link', 'set', port, 'nomaster');
+    await ip('link', 'set', port, 'down');
+    await ip('link', 'set', port, 'name', `old${suffix}`);
+    await ip('link', 'add', port, 'type', 'veth', 'peer', 'name', `ext${suffix}p`);
+    cleanup(t, () => ip('link', 'delete', `ext${suffix}p`).catch(() => undefined));
+    const { code, findings } = await audit(daemon, '--repair');
+    assert.equal(code, 1);
+    assert.deepEqual(told(findings), [`interface ${port} missing false`]);
+    assert.match(findings[0]?.detail ?? '', /is not the other end of eth0/);
+    assert.deepEqual(ports(), []);
+    await ip('link', 'delete', port);
+    await ip('link', 'set', `old${suffix}`, 'name', port);
+    await ip('link', 'set', port, 'up', 'master', bridge);
+    await ip('link', 'set', port, 'type', 'bridge_slave', 'hairpin', 'on');
+  });
 
   await t.test('leaves alone what belongs to a namespace that lives elsewhere', async () => {
     const other = `berth-test-${randomBytes(4).toString('hex')}`;
@@ -219,5 +247,86 @@ test('network audit', { timeout: 180_000 }, async (t) => {
 
   await daemon.ok(['rm', '-f', 'box']);
   await daemon.ok(['network', 'rm', 'own']);
+  await before.assertClean({ ignore: ['file'] });
+});
+
+test('network audit of pairs', { timeout: 180_000 }, async (t) => {
+  if (!needsNetworks(t)) return;
+  const { subnet: pool } = await claimNetworks(t);
+  const daemon = await startDaemon(t, { flags: ['--network-pool', pool] });
+  await daemon.importBusybox(IMAGE);
+  const before = new Oracle({ ...daemon.scope, subnets: [...daemon.scope.subnets, pool] });
+  await daemon.ok(['network', 'create', '--driver', 'ptp', 'pairs']);
+  const [pairs] = JSON.parse(await daemon.ok(['network', 'inspect', 'pairs']));
+  await daemon.ok(['run', '-d', '--name', 'box', '--network', 'pairs', IMAGE, '--', 'sleep', '1000']);
+  const [box] = JSON.parse(await daemon.ok(['inspect', 'box']));
+  const address: string = box.networks[0].addresses[0].split('/')[0];
+  const [gateway]: string[] = box.networks[0].gateways;
+  assert.ok(gateway !== undefined);
+  /** "10.87.117.2 dev veth0a1b2c3d" for every address of the network that is routed. */
+  const routes = async (): Promise<string[]> => {
+    const lines = (await ip('-4', 'route', 'show', 'root', pool)).split('\n');
+    return lines.flatMap((line) => /^[0-9.]+ dev veth[0-9a-f]{8}/.exec(line.trim())?.[0] ?? []);
+  };
+  const own = await routes();
+  assert.equal(own.length, 1);
+  const link = own[0]?.split(' ')[2] ?? '';
+
+  await t.test('finds nothing where all is in order', async () => {
+    assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
+  });
+
+  await t.test('finds and removes the pair of nobody with its route, and no other', async () => {
+    await strangerOn(t, pairs.file, randomBytes(16).toString('hex'));
+    const all = await routes();
+    assert.equal(all.length, 2);
+    const stray = all.find((route) => !own.includes(route))?.split(' ')[2] ?? '';
+    const { code, findings } = await audit(daemon);
+    assert.equal(code, 1);
+    assert.ok(told(findings).includes(`interface ${stray} extra false`), JSON.stringify(findings, null, 1));
+    assert.deepEqual(await routes(), all, 'looking changes nothing');
+    const repaired = await audit(daemon, '--repair');
+    assert.equal(repaired.code, 0, JSON.stringify(repaired.findings, null, 1));
+    assert.deepEqual(await routes(), own);
+    assert.equal(existsSync(`/sys/class/net/${stray}`), false);
+    assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
+  });
+
+  await t.test('finds a route to nobody over the pair of a container, and removes the route alone', async () => {
+    const nobody = address.replace(/\d+$/, '99');
+    await ip('route', 'add', nobody, 'dev', link, 'scope', 'host');
+    assert.deepEqual(told((await audit(daemon)).findings), [`route ${nobody} extra false`]);
+    assert.equal((await audit(daemon, '--repair')).code, 0);
+    assert.deepEqual(await routes(), own);
+  });
+
+  await t.test('makes the way to a container again', async () => {
+    await ip('route', 'delete', address, 'dev', link);
+    await ip('addr', 'flush', 'dev', link);
+    assert.deepEqual(told((await audit(daemon)).findings), [`route ${address} missing false`]);
+    const { code, findings } = await audit(daemon, '--repair');
+    assert.equal(code, 0, JSON.stringify(findings));
+    assert.deepEqual(told(findings), [`route ${address} missing true`]);
+    assert.deepEqual(await routes(), own);
+    await reaches(box.pid, gateway);
+    assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
+  });
+
+  await t.test('tells of a pair that is gone', async () => {
+    await ip('link', 'delete', link);
+    const { code, findings } = await audit(daemon, '--repair');
+    assert.equal(code, 1);
+    assert.ok(told(findings).includes(`interface ${link} missing false`), JSON.stringify(findings, null, 1));
+  });
+
+  await t.test('finds the masquerading that DEL leaves when the pair was gone', async () => {
+    await daemon.ok(['rm', '-f', 'box']);
+    const { code, findings } = await audit(daemon, '--repair');
+    assert.equal(code, 0, JSON.stringify(findings));
+    assert.deepEqual([...new Set(findings.map(({ kind, repaired }) => `${kind} ${repaired}`))], ['rule true']);
+    assert.deepEqual(await audit(daemon), { code: 0, findings: [] });
+  });
+
+  await daemon.ok(['network', 'rm', 'pairs']);
   await before.assertClean({ ignore: ['file'] });
 });
