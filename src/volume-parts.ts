@@ -21,6 +21,7 @@ import { decodeSupervisedRecord } from './csi/supervised-record.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeClassDirectory } from './csi/volume-class-directory.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
+import { VolumeSurvey } from './csi/volume-survey.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { ProcessSupervisor } from './runtime/launcher/posix-supervisor.ts';
@@ -37,6 +38,7 @@ export interface VolumeParts {
   readonly manager: VolumeManager;
   readonly snapshots: SnapshotManager;
   readonly classes: VolumeClassDirectory;
+  readonly survey: VolumeSurvey;
   start(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
@@ -99,6 +101,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     manager,
     snapshots,
     classes,
+    survey: new VolumeSurvey({ caller: manager.caller, records: () => manager.list(), classes }),
     async start(signal) {
       const { state, detail } = propagationCheck(config.root);
       if (state !== 'ok') log.warn({ detail }, 'mounts of CSI plugins in containers do not reach this host');

@@ -38,15 +38,21 @@ export function registerRequestOf(request: RegisterVolumeRequest__Output): Regis
 /** What is to become of a volume. */
 export interface VolumeUpdate {
   readonly name: string;
-  readonly availability: Availability;
+  /** Absent: as it is. */
+  readonly availability?: Availability | undefined;
+  /** New values of parameters that the plugin can change. */
+  readonly parameters: Readonly<Record<string, string>>;
   readonly stopTimeoutMs: number;
 }
 
 /** @throws {RuntimeError} INVALID_ARGUMENT naming the field */
 export function volumeUpdateOf(request: UpdateVolumeRequest__Output): VolumeUpdate {
   const name = checkRef('name', request.name);
+  const parameters = Object.fromEntries(request.mutableParameters.map(({ key, value }) => [key, value]));
   const availability = chosen('availability', request.availability, AVAILABILITIES);
-  if (availability === undefined) throw invalid('availability', `is missing: say ${AVAILABILITIES.join(', ')}`);
+  if (availability === undefined && request.mutableParameters.length === 0) {
+    throw invalid('availability', `is missing: say ${AVAILABILITIES.join(', ')}, or parameters`);
+  }
   const stopTimeoutMs = boundedInteger('stop_timeout', request.stopTimeoutMs, 0, MAX_STOP_MS) ?? STOP_TIMEOUT_MS;
-  return { name, availability, stopTimeoutMs };
+  return { name, availability, parameters, stopTimeoutMs };
 }

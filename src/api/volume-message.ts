@@ -6,6 +6,7 @@ import { stepsDown } from '../csi/volume-states.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
 import type { VolumeClaim } from './generated/berth/v1/VolumeClaim.ts';
 import type { VolumeFailure as FailureMessage } from './generated/berth/v1/VolumeFailure.ts';
+import { pairs } from './volume-survey-message.ts';
 import { useMessage } from './volume-use.ts';
 
 /** `planned`: when something that is due is tried again. */
@@ -30,7 +31,8 @@ export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt): V
     ...(failure === undefined ? {} : { failure: failureMessage(failure) }),
     ...(planned === undefined ? {} : { nextTryAt: planned.nextTryAt }),
     volumeClass: volume.volumeClass ?? '',
-    mutableParameters: Object.entries(volume.mutableParameters).map(([key, value]) => ({ key, value })),
+    mutableParameters: pairs(volume.mutableParameters),
+    pendingParameters: pairs(volume.modification?.parameters ?? {}),
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
     stepsDown: [...stepsDown(volume)],
   };

@@ -2,17 +2,22 @@
 import type { VolumeRecord } from '../csi/volume.ts';
 import type { VolumeDrain } from '../csi/volume-drain.ts';
 import type { VolumeManager } from '../csi/volume-manager.ts';
-import type { VolumeAccess, VolumeSource, VolumeWish } from '../csi/volume-request.ts';
+import { DEFAULT_DRIVER, type VolumeAccess, type VolumeSource, type VolumeWish } from '../csi/volume-request.ts';
+import type { VolumeSurvey } from '../csi/volume-survey.ts';
 import { invalid } from '../errors.ts';
 import type { CreateVolumeRequest__Output } from './generated/berth/v1/CreateVolumeRequest.ts';
 import type { DetachVolumeRequest__Output } from './generated/berth/v1/DetachVolumeRequest.ts';
 import type { ExpandVolumeRequest__Output } from './generated/berth/v1/ExpandVolumeRequest.ts';
+import type { ListDriverVolumesRequest__Output } from './generated/berth/v1/ListDriverVolumesRequest.ts';
+import type { ListDriverVolumesResponse } from './generated/berth/v1/ListDriverVolumesResponse.ts';
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
 import type { Parameter__Output } from './generated/berth/v1/Parameter.ts';
 import type { RegisterVolumeRequest__Output } from './generated/berth/v1/RegisterVolumeRequest.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
 import type { UpdateVolumeRequest__Output } from './generated/berth/v1/UpdateVolumeRequest.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
+import type { VolumeCapacity } from './generated/berth/v1/VolumeCapacity.ts';
+import type { VolumeCapacityRequest__Output } from './generated/berth/v1/VolumeCapacityRequest.ts';
 import type { VolumeRequest__Output } from './generated/berth/v1/VolumeRequest.ts';
 import type { VolumeStatsRequest__Output } from './generated/berth/v1/VolumeStatsRequest.ts';
 import type { VolumeStatsResponse } from './generated/berth/v1/VolumeStatsResponse.ts';
@@ -22,21 +27,24 @@ import type { Call, ServiceMethods } from './protocol.ts';
 import { registerRequestOf, volumeUpdateOf } from './volume-control.ts';
 import { volumeMessage } from './volume-message.ts';
 import { volumeStatsMessage } from './volume-stats-message.ts';
+import { capacityMessage, driverVolumeMessage } from './volume-survey-message.ts';
 import { useRequestOf } from './volume-use.ts';
 
 /** What the service asks of the volume manager. */
 export type Volumes = Pick<
   VolumeManager,
-  'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats' | 'register' | 'update' | 'detach'
+  'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats' | 'register' | 'update' | 'modify' | 'detach'
 >;
 
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
   readonly #drain: Pick<VolumeDrain, 'drain'>;
+  readonly #survey: Pick<VolumeSurvey, 'list' | 'capacity'>;
 
-  constructor(volumes: Volumes, drain: Pick<VolumeDrain, 'drain'>) {
+  constructor(volumes: Volumes, drain: Pick<VolumeDrain, 'drain'>, survey: Pick<VolumeSurvey, 'list' | 'capacity'>) {
     this.#volumes = volumes;
     this.#drain = drain;
+    this.#survey = survey;
   }
 
   async create(request: CreateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
@@ -71,13 +79,34 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
   }
 
   async update(request: UpdateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
-    const { name, availability, stopTimeoutMs } = volumeUpdateOf(request);
+    const { name, availability, parameters, stopTimeoutMs } = volumeUpdateOf(request);
+    if (Object.keys(parameters).length > 0) await this.#volumes.modify(name, parameters, signal);
     if (availability === 'drain') return this.#message(await this.#drain.drain(name, stopTimeoutMs, signal));
+    if (availability === undefined) return this.#message(this.#volumes.get(name));
     return this.#message(await this.#volumes.update(name, availability, signal));
   }
 
   async detach({ name, force }: DetachVolumeRequest__Output, { signal }: Call): Promise<Volume> {
     return this.#message(await this.#volumes.detach(checkRef('name', name), force, signal));
+  }
+
+  async listAtDriver(
+    { driver }: ListDriverVolumesRequest__Output,
+    { signal }: Call,
+  ): Promise<ListDriverVolumesResponse> {
+    const volumes = await this.#survey.list(checkRef('driver', driver === '' ? DEFAULT_DRIVER : driver), signal);
+    return { volumes: volumes.map(driverVolumeMessage) };
+  }
+
+  async capacity(request: VolumeCapacityRequest__Output, { signal }: Call): Promise<VolumeCapacity> {
+    const { driver, volumeClass, access, parameters } = request;
+    const asked = {
+      ...(driver === '' ? {} : { driver: checkRef('driver', driver) }),
+      ...(volumeClass === '' ? {} : { volumeClass: checkRef('volume_class', volumeClass) }),
+      access: accessOf(access),
+      parameters: mapOf(parameters),
+    };
+    return capacityMessage(await this.#survey.capacity(asked, signal));
   }
 
   #message(volume: VolumeRecord): Volume {
@@ -92,11 +121,8 @@ const ACCESS: Readonly<Record<string, VolumeAccess | undefined>> = {
 
 /** Shape only: what a field may hold is checked by the volume manager (src/csi/volume-request.ts). */
 function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
-  // An enum value that this version does not know arrives as a number.
-  const access = ACCESS[String(request.access)];
+  const access = accessOf(request.access);
   const source = sourceOf(request);
-  if (access === undefined && request.access !== 'VOLUME_ACCESS_UNSPECIFIED')
-    throw invalid('access', `${String(request.access)} is unknown`);
   return {
     name: checkRef('name', request.name),
     ...(request.volumeClass === '' ? {} : { volumeClass: checkRef('volume_class', request.volumeClass) }),
@@ -109,6 +135,14 @@ function volumeRequestOf(request: CreateVolumeRequest__Output): VolumeWish {
     parameters: mapOf(request.parameters),
     mutableParameters: mapOf(request.mutableParameters),
   };
+}
+
+/** An enum value that this version does not know arrives as a number. */
+function accessOf(told: CreateVolumeRequest__Output['access']): VolumeAccess | undefined {
+  const access = ACCESS[String(told)];
+  if (access === undefined && told !== 'VOLUME_ACCESS_UNSPECIFIED')
+    throw invalid('access', `${String(told)} is unknown`);
+  return access;
 }
 
 function mapOf(pairs: readonly Parameter__Output[]): Readonly<Record<string, string>> {

@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import type { Parameter__Output } from '../api/generated/berth/v1/Parameter.ts';
 import type { Plugin__Output } from '../api/generated/berth/v1/Plugin.ts';
 import type { PluginSocket__Output } from '../api/generated/berth/v1/PluginSocket.ts';
+import { addCapacity } from './driver-volumes.ts';
 import { tailOf } from './logs.ts';
 import { supervisionObject } from './plugin-supervision-view.ts';
 import { type Format, formatOption, jsonOption, type Session } from './session.ts';
@@ -17,7 +18,7 @@ interface RegisterFlags {
 export function addPluginVerbs(program: Command, session: Session): void {
   const group = program
     .command('csi')
-    .summary('CSI plugins: ls, inspect, register, unregister, probe, logs')
+    .summary('CSI plugins: ls, inspect, register, unregister, probe, capacity, logs')
     .description(
       'CSI plugins of this host: programs that make volumes and mount them. Berth runs those whose file in the\n' +
         'configuration directory has a command, and uses others wherever they listen.',
@@ -40,6 +41,7 @@ export function addPluginVerbs(program: Command, session: Session): void {
   addRegister(group, session);
   addUnregister(group, session);
   addProbe(group, session);
+  addCapacity(group, session);
   addLogs(group, session);
 }
 

@@ -72,30 +72,39 @@ export function registerVolumeRequest(name: string, flags: RegisterVolumeFlags):
   };
 }
 
+interface UpdateFlags {
+  readonly availability?: string;
+  readonly parameter?: readonly string[];
+  readonly time?: string;
+}
+
 function addUpdate(group: Command, session: Session): void {
   group
     .command('update')
-    .summary('say whether containers may use a volume')
+    .summary('change parameters of a volume, or whether containers may use it')
     .description(
-      'Says whether containers may use volumes, and prints their names:\n' +
+      'Changes volumes and prints their names. --parameter gives a parameter that the plugin can change (MODIFY_VOLUME) a\n' +
+        'new value; those that are not named stay. --availability says whether containers may use a volume:\n' +
         '  active  they may\n' +
         '  pause   none may begin to; those that use it go on\n' +
         '  drain   none may begin to, and those that use it are stopped: the volume is then taken off this machine',
     )
     .argument('<volume...>', 'name')
-    .addOption(
-      new Option('--availability <state>', 'active, pause or drain')
-        .choices(['active', 'pause', 'drain'])
-        .makeOptionMandatory(),
-    )
+    .addOption(new Option('--availability <state>', 'active, pause or drain').choices(['active', 'pause', 'drain']))
+    .addOption(listOption('--parameter <key=value>', 'new value of a parameter that can be changed (repeatable)'))
     .option('-t, --time <seconds>', 'drain: how long a container may take before it is killed (default: 10)')
-    .addHelpText('after', '\nExample:\n  berth volume update data --availability drain')
-    .action(async (names: string[], flags: { availability: string; time?: string }, command: Command) => {
-      const { availability } = flags;
+    .addHelpText(
+      'after',
+      '\nExamples:\n  berth volume update data --availability drain\n  berth volume update data --parameter iops=2000',
+    )
+    .action(async (names: string[], flags: UpdateFlags, command: Command) => {
+      const { availability = '', parameter = [] } = flags;
+      const mutableParameters = parameter.map((text) => parseParameter(text));
+      if (availability === '' && parameter.length === 0) throw usage('--availability', 'is needed, or --parameter');
       const timeout = flags.time === undefined ? {} : { stopTimeoutMs: String(parseSeconds(flags.time) * 1000) };
       const daemon = await session.daemon(command);
       await session.forEach(names, async (name) => {
-        await daemon.call('Volumes', 'Update', { name, availability, ...timeout });
+        await daemon.call('Volumes', 'Update', { name, availability, mutableParameters, ...timeout });
         return `${name}\n`;
       });
     });

@@ -1,6 +1,7 @@
 /** `volume expand | stats`. */
 import type { Command } from 'commander';
 import type { VolumeStats__Output } from '../api/generated/berth/v1/VolumeStats.ts';
+import { conditionText } from './condition-text.ts';
 import { type Format, formatOption, type Session } from './session.ts';
 import { formatSize, parseSize } from './size.ts';
 import type { Column } from './table.ts';
@@ -60,11 +61,6 @@ function usage({ usage: all }: VolumeStats__Output, unit: string): VolumeStats__
 function size(stats: VolumeStats__Output, field: 'total' | 'used' | 'available'): string {
   const bytes = usage(stats, 'bytes')?.[field];
   return bytes === undefined ? '-' : formatSize(Number(bytes));
-}
-
-function conditionText(condition: VolumeStats__Output['condition']): string {
-  if (condition === null || condition === undefined) return '-';
-  return condition.abnormal ? `abnormal (${condition.from}): ${condition.message}` : 'normal';
 }
 
 function statsObject(stats: VolumeStats__Output): Record<string, unknown> {

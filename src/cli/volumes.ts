@@ -1,6 +1,7 @@
 /** `volume create | ls | inspect | rm`; the other verbs have modules of their own. */
 import { type Command, Option } from 'commander';
 import type { CreateVolumeRequest } from '../api/generated/berth/v1/CreateVolumeRequest.ts';
+import { printDriverVolumes } from './driver-volumes.ts';
 import { parseParameter } from './parameter-flag.ts';
 import { type Format, formatOption, listOption, type Session } from './session.ts';
 import { parseSize } from './size.ts';
@@ -37,11 +38,19 @@ export function addVolumeVerbs(program: Command, session: Session): void {
     .command('ls')
     .alias('list')
     .summary('list volumes')
+    .description(
+      'Lists the volumes on record here, or with --all those that a plugin lists, whoever made them: "unmanaged" ones can be\n' +
+        'registered (berth volume register), of "missing" ones there is only the record.',
+    )
+    .option('--driver <plugin>', 'only those of this CSI plugin')
+    .option('--all', 'ask the plugin for all it has (default plugin: local.csi.berth)')
     .addOption(formatOption())
-    .action(async ({ format }: { format: Format }, command: Command) => {
+    .action(async ({ format, driver = '', all = false }: ListFlags, command: Command) => {
+      if (all) return printDriverVolumes(session, command, { driver, format });
       const daemon = await session.daemon(command);
       const { volumes } = await daemon.call('Volumes', 'List', {});
-      await session.printList(format, volumes, { columns: VOLUME_COLUMNS, json: volumeObject });
+      const wanted = volumes.filter((volume) => driver === '' || volume.driver === driver);
+      return session.printList(format, wanted, { columns: VOLUME_COLUMNS, json: volumeObject });
     });
   group
     .command('inspect')
@@ -72,6 +81,12 @@ export function addVolumeVerbs(program: Command, session: Session): void {
     });
   addVolumeSnapshot(group, session);
   addVolumeClassVerbs(group, session);
+}
+
+interface ListFlags {
+  readonly format: Format;
+  readonly driver?: string;
+  readonly all?: boolean;
 }
 
 function addCreate(group: Command, session: Session): void {

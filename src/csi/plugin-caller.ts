@@ -5,6 +5,7 @@
  * A caller who stops waiting does not stop the plugin. So the call goes on, and the next call for the same object waits
  * for its end, for a while: at most one call is in flight for it (CSI "Concurrency"; volume-manager.ts has the lane).
  */
+import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import { CallLimit } from './call-limit.ts';
@@ -60,6 +61,11 @@ export interface CallSubject {
   readonly driver: string;
   /** Which secrets its calls get; the plugin's usual ones when absent. */
   readonly secretsName?: string | undefined;
+}
+
+/** Questions hold up nothing and no other question: each is a subject of its own. */
+export function question(driver: string): CallSubject {
+  return { name: `question/${randomUUID()}`, driver };
 }
 
 /** Which call it is. */

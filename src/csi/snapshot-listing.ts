@@ -1,11 +1,11 @@
 /**
  * What plugins say about the snapshots they have, whoever made them (CSI ListSnapshots, GetSnapshot). A listing is no
- * picture of one instant: snapshots may be missing or come twice while others are made and deleted.
+ * picture of one instant (paged-listing.ts).
  */
-import { randomUUID } from 'node:crypto';
 import { RuntimeError } from '../errors.ts';
+import { listPages, PAGE_ENTRIES, type Page } from './paged-listing.ts';
 import { lawful, type Plugin } from './plugin.ts';
-import type { CallSubject, PluginCaller } from './plugin-caller.ts';
+import { type PluginCaller, question } from './plugin-caller.ts';
 import { CsiError } from './protocol.ts';
 import { readSnapshot, type SeenSnapshot } from './snapshot-calls.ts';
 
@@ -15,17 +15,6 @@ export interface SnapshotFilter {
   readonly sourceVolumeId?: string | undefined;
   readonly snapshotId?: string | undefined;
 }
-
-/** Questions hold up nothing and no other question: each is a subject of its own. */
-function question(driver: string): CallSubject {
-  return { name: `question/${randomUUID()}`, driver };
-}
-
-/** Entries asked for at once: an answer of longest entries stays far below the longest answer taken. */
-const PAGE_ENTRIES = 100;
-/** A plugin that has more pages than this is taken for one that never ends. */
-const MAX_PAGES = 10_000;
-const MAX_RESTARTS = 3;
 
 /**
  * Every snapshot that a plugin lists, each once, in the plugin's order. A token that the plugin does not take any more
@@ -41,45 +30,9 @@ export async function listSnapshots(
   if (!plugin.capabilities.controller.has('LIST_SNAPSHOTS')) {
     throw new CsiError('UNIMPLEMENTED', plugin.name, 'ListSnapshots', 'the plugin does not list snapshots');
   }
-  for (let restarts = 0; ; restarts += 1) {
-    try {
-      return await listOnce(caller, plugin, filter, signal);
-    } catch (error) {
-      if (!(error instanceof StaleToken)) throw error;
-      if (restarts >= MAX_RESTARTS) throw error.reason;
-    }
-  }
-}
-
-/** A token that worked a moment ago works no more. */
-class StaleToken extends Error {
-  readonly reason: CsiError;
-
-  constructor(reason: CsiError) {
-    super(reason.message, { cause: reason });
-    this.reason = reason;
-  }
-}
-
-async function listOnce(
-  caller: PluginCaller,
-  plugin: Plugin,
-  filter: SnapshotFilter,
-  signal: AbortSignal,
-): Promise<readonly SeenSnapshot[]> {
-  const found = new Map<string, SeenSnapshot>();
-  const tokens = new Set<string>();
-  let token = '';
-  do {
-    const { entries, next } = await page(caller, plugin.name, { ...filter, token }, signal);
-    for (const seen of entries) found.set(seen.snapshotId, seen);
-    if (tokens.has(next) || tokens.size >= MAX_PAGES) {
-      throw new CsiError('INTERNAL', plugin.name, 'ListSnapshots', 'the listing does not end');
-    }
-    token = next;
-    if (next !== '') tokens.add(next);
-  } while (token !== '');
-  return [...found.values()];
+  const ask = (token: string, joint: AbortSignal): Promise<Page<SeenSnapshot>> =>
+    page(caller, plugin.name, { ...filter, token }, joint);
+  return listPages({ plugin: plugin.name, rpc: 'ListSnapshots' }, ask, signal);
 }
 
 async function page(
@@ -87,21 +40,17 @@ async function page(
   driver: string,
   { sourceVolumeId, snapshotId, token }: SnapshotFilter & { readonly token: string },
   signal: AbortSignal,
-): Promise<{ readonly entries: readonly SeenSnapshot[]; readonly next: string }> {
+): Promise<Page<SeenSnapshot>> {
   const request = {
     maxEntries: PAGE_ENTRIES,
     startingToken: token,
     sourceVolumeId: sourceVolumeId ?? '',
     snapshotId: snapshotId ?? '',
   };
-  try {
-    const { entries, nextToken } = await caller.call(question(driver), 'ListSnapshots', request, signal);
-    const read = (): SeenSnapshot[] => entries.map(({ snapshot }) => readSnapshot(snapshot));
-    return { entries: lawful('ListSnapshots', driver, read), next: nextToken };
-  } catch (error) {
-    if (token !== '' && error instanceof CsiError && error.code === 'ABORTED') throw new StaleToken(error);
-    throw error;
-  }
+  const { entries, nextToken } = await caller.call(question(driver), 'ListSnapshots', request, signal);
+  const read = (): SeenSnapshot[] => entries.map(({ snapshot }) => readSnapshot(snapshot));
+  const seen = lawful('ListSnapshots', driver, read);
+  return { entries: seen.map((one) => [one.snapshotId, one] as const), nextToken };
 }
 
 /**

@@ -13,9 +13,11 @@ import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
+import type { StringMap } from '../string-map.ts';
 import { PluginCaller } from './plugin-caller.ts';
 import type { Availability, Claim, VolumeRecord } from './volume.ts';
 import { type PlannedAttempt, VolumeBacklog } from './volume-backlog.ts';
+import { VolumeChanges } from './volume-changes.ts';
 import {
   checkIdle,
   checkUnused,
@@ -28,7 +30,6 @@ import {
 } from './volume-claims.ts';
 import { withoutClass } from './volume-class.ts';
 import { VolumeDetachment } from './volume-detachment.ts';
-import { VolumeExpansion } from './volume-expansion.ts';
 import { VolumeJournal } from './volume-journal.ts';
 import { VolumeLadder } from './volume-ladder.ts';
 import type { VolumeManagerOptions } from './volume-manager-options.ts';
@@ -63,7 +64,7 @@ export class VolumeManager {
   readonly #caller: PluginCaller;
   readonly #journal: VolumeJournal;
   readonly #ladder: VolumeLadder;
-  readonly #expansion: VolumeExpansion;
+  readonly #changes: VolumeChanges;
   readonly #provisioning: VolumeProvisioning;
   readonly #registration: VolumeRegistration;
   readonly #detachment: VolumeDetachment;
@@ -81,8 +82,9 @@ export class VolumeManager {
     this.#caller = new PluginCaller({ ...options, log: this.#log });
     const shared = { caller: this.#caller, journal: this.#journal, log: this.#log, records: () => this.list() };
     const retry = (name: string): void => this.#backlog.add(name);
-    this.#expansion = new VolumeExpansion({ ...shared, mounts: this.#mounts, retry });
-    this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, expansion: this.#expansion, bootId });
+    this.#changes = new VolumeChanges({ ...shared, mounts: this.#mounts, retry });
+    const { expansion } = this.#changes;
+    this.#ladder = new VolumeLadder({ ...shared, mounts: this.#mounts, expansion, bootId });
     this.#sources = new VolumeSources(options.store, options.snapshots);
     this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
     this.#detachment = new VolumeDetachment({ ...shared, ladder: this.#ladder, mounts: this.#mounts });
@@ -161,7 +163,12 @@ export class VolumeManager {
 
   /** Makes a volume larger; what fails without an outcome goes on in the background. @throws as VolumeExpansion.expand */
   async expand(name: string, bytes: number | bigint, signal: AbortSignal): Promise<VolumeRecord> {
-    return this.exclusive(name, (record) => this.#expansion.expand(record, bytes, signal), signal);
+    return this.exclusive(name, (record) => this.#changes.expansion.expand(record, bytes, signal), signal);
+  }
+
+  /** Gives parameters other values; what has no outcome is repeated in the background. @throws as VolumeModification.modify */
+  async modify(name: string, changes: StringMap, signal: AbortSignal): Promise<VolumeRecord> {
+    return this.exclusive(name, (record) => this.#changes.modification.modify(record, changes, signal), signal);
   }
 
   /** How full a volume is and how it fares; never fails for the plugin's sake. @throws {RuntimeError} NOT_FOUND */
@@ -315,7 +322,7 @@ export class VolumeManager {
   async #settleAll(name: string, signal: AbortSignal): Promise<void> {
     await this.#settle(name, signal);
     const record = this.#store.read(name);
-    if (record !== undefined) await this.#expansion.resume(record, signal);
+    if (record !== undefined) await this.#changes.resume(record, signal);
   }
 
   #forgetEnded(record: VolumeRecord): void {

@@ -13,6 +13,7 @@ import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
 import { createRequest, deleteRequest, readCreated } from './volume-calls.ts';
+import { refuseTooLarge } from './volume-capacity.ts';
 import type { VolumeJournal } from './volume-journal.ts';
 import type { UseRequest, VolumeRequest } from './volume-request.ts';
 import type { VolumeSources } from './volume-source.ts';
@@ -43,7 +44,8 @@ export class VolumeProvisioning {
 
   /** Records the intent, with everything that a repeated CreateVolume must say again. */
   async intend(request: VolumeRequest, signal: AbortSignal): Promise<VolumeRecord> {
-    const { capabilities, topology } = await this.#caller.plugin(request.driver, signal);
+    const plugin = await this.#caller.plugin(request.driver, signal);
+    const { capabilities, topology } = plugin;
     const { name, driver, access, fsType, parameters } = request;
     const { mutableParameters = {}, volumeClass, secretsName } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
@@ -52,6 +54,7 @@ export class VolumeProvisioning {
     }
     // Missing secrets are told before anything is recorded.
     if (provisioned) await this.#caller.checkSecrets(request, 'CreateVolume', signal);
+    if (provisioned) await refuseTooLarge({ caller: this.#caller, log: this.#log }, plugin, request, signal);
     const capacityBytes = String(request.capacityBytes);
     // Nothing may come between this look at the source and the record that holds it.
     const source = this.#sources.recorded(request, capabilities);

@@ -7,6 +7,7 @@ import type { Plugin } from './plugin.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import type { VolumeRecord } from './volume.ts';
 import { idOf } from './volume-calls.ts';
+import { conditionOf, type VolumeCondition, worse } from './volume-condition.ts';
 import type { VolumeMounts } from './volume-mounts.ts';
 
 /** Space of one kind, in its unit; decimal, since int64 is wider than a number. */
@@ -15,13 +16,6 @@ export interface VolumeUsage {
   readonly total: string;
   readonly used: string;
   readonly available: string;
-}
-
-/** What a plugin says about the health of a volume, for people (CSI "VolumeCondition"). */
-export interface VolumeCondition {
-  readonly abnormal: boolean;
-  readonly message: string;
-  readonly from: 'controller' | 'node';
 }
 
 /** What could be learnt about one volume. */
@@ -68,7 +62,7 @@ export async function volumeStats(
 }
 
 interface Learnt {
-  readonly condition?: VolumeCondition;
+  readonly condition?: VolumeCondition | undefined;
   readonly reason?: string;
 }
 
@@ -98,7 +92,7 @@ async function onNode(
     const usage = answer.usage.flatMap(({ unit, total, used, available }): VolumeUsage[] =>
       unit === 'BYTES' || unit === 'INODES' ? [{ unit: UNITS[unit], total, used, available }] : [],
     );
-    return { usage, ...conditionOf('node', answer.volumeCondition) };
+    return { usage, condition: conditionOf('node', answer.volumeCondition) };
   } catch (error) {
     return { usage: [], reason: RuntimeError.from(error, 'no answer').message };
   }
@@ -109,22 +103,8 @@ async function atController(record: VolumeRecord, plugin: Plugin, signal: AbortS
   if (!controller.has('GET_VOLUME') || !controller.has('VOLUME_CONDITION')) return {};
   try {
     const { status } = await plugin.call('ControllerGetVolume', { volumeId: idOf(record) }, signal);
-    return conditionOf('controller', status?.volumeCondition ?? null);
+    return { condition: conditionOf('controller', status?.volumeCondition) };
   } catch (error) {
     return { reason: RuntimeError.from(error, 'no answer').message };
   }
-}
-
-function conditionOf(
-  from: VolumeCondition['from'],
-  told: { readonly abnormal: boolean; readonly message: string } | null,
-): Learnt {
-  if (told === null) return {};
-  return { condition: { abnormal: told.abnormal, message: told.message.slice(0, 1024), from } };
-}
-
-/** Controller and node may differ; the worse one is believed (CSI "VolumeCondition"). */
-export function worse(a: VolumeCondition | undefined, b: VolumeCondition | undefined): VolumeCondition | undefined {
-  if (a?.abnormal === true) return a;
-  return b ?? a;
 }

@@ -77,6 +77,11 @@ export interface PendingExpansion {
   readonly refused?: boolean | undefined;
 }
 
+/** Parameters that are wanted otherwise and are not yet; recorded before the call. */
+export interface PendingModification {
+  readonly parameters: StringMap;
+}
+
 /** The durable facts about a volume. */
 export interface VolumeRecord {
   readonly name: string;
@@ -114,6 +119,7 @@ export interface VolumeRecord {
   /** As made: bytes in decimal. */
   readonly capacityBytes: string;
   readonly expansion?: PendingExpansion | undefined;
+  readonly modification?: PendingModification | undefined;
   /** The file that says where its secrets are; the plugin's own when absent. */
   readonly secretsName?: string | undefined;
   readonly state: VolumeState;
@@ -165,6 +171,7 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   volumeId: z.string().min(1).optional(),
   volumeContext: stringMap,
   capacityBytes: decimal,
+  modification: z.object({ parameters: stringMap }).optional(),
   expansion: z
     .object({ targetBytes: decimal, step: z.enum(['controller', 'node']), refused: z.boolean().optional() })
     .optional(),

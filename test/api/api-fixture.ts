@@ -167,10 +167,15 @@ export class FakeBackends {
           },
           register: async ({ name }) => known(volumes, name, 'volume'),
           update: async (name, availability) => ({ ...known(volumes, name, 'volume'), availability }),
+          modify: async (name, mutableParameters) => ({ ...known(volumes, name, 'volume'), mutableParameters }),
           detach: async (name) => known(volumes, name, 'volume'),
         },
         {
           drain: async (name) => ({ ...known(volumes, name, 'volume'), availability: 'drain' }),
+        },
+        {
+          list: async () => [],
+          capacity: async () => ({ driver: 'local.csi.berth', availableBytes: '5', topology: {} }),
         },
       ),
       VolumeClasses: new VolumeClassesService({

@@ -1,7 +1,7 @@
 /** What plugins tell about volumes: how full they are and how they fare. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { worse } from '../../src/csi/volume-stats.ts';
+import { worse } from '../../src/csi/volume-condition.ts';
 import { failWith, hang } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
 import { A, assertIdle, request, soon, volumeHost } from './volume-host.ts';

@@ -18,6 +18,7 @@ import { CallJournal, type JournalEntry, volumeOf } from './fake-csi-ledger.ts';
 import { isStagedAt, loopOver, readState, writeState } from './fake-csi-memory.ts';
 import { FakeOperations } from './fake-csi-operations.ts';
 import { FakeSnapshots } from './fake-csi-snapshots.ts';
+import { FakeSurvey } from './fake-csi-survey.ts';
 import { FakeStatus } from './fake-status.ts';
 
 export { FakeStatus };
@@ -131,6 +132,7 @@ export class FakeCsi {
   readonly violations: string[] = [];
   readonly snapshots: FakeSnapshots = new FakeSnapshots(this);
   readonly operations: FakeOperations = new FakeOperations(this);
+  readonly survey: FakeSurvey = new FakeSurvey(this);
   /** What Probe says. */
   ready: boolean | null = null;
   /** Runs before each call is served. */
@@ -303,6 +305,7 @@ export class FakeCsi {
       DeleteVolume: (request) => this.#delete(request),
       ...this.snapshots.controllerRpcs(),
       ...this.operations.controllerRpcs(),
+      ...this.survey.controllerRpcs(),
       ControllerPublishVolume: async (request) => {
         const volume = this.#volume(request);
         this.#sameContext('ControllerPublishVolume', volume, request);
