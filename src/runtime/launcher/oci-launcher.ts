@@ -1,7 +1,8 @@
 /**
  * Containers as processes of an OCI runtime (crun, runc, or any other) under conmon. One run takes three programs:
- * conmon, which runs the runtime's create and stays; the runtime's start; the runtime's delete. Everything else is read
- * from or written to the kernel and conmon's files directly. RuntimeRoot says where what lies.
+ * conmon, which runs the runtime's create and stays; the runtime's start; the runtime's delete. With crun the first is
+ * enough. Everything else is read from or written to the kernel and conmon's files directly. RuntimeRoot says where what
+ * lies.
  *
  *   create:    log opened -> bundle written -> conmon spawned -> its sync pipe tells the init process's pid
  *   exit:      conmon writes the exit file; when conmon itself was killed, Supervision finds the init process gone
@@ -231,13 +232,17 @@ export class OciLauncher implements Launcher {
   /** Removes the runtime's state. Nothing of the container lives, so state the runtime cannot delete may go as well. */
   async #deleteState(id: ContainerId, signal: AbortSignal): Promise<void> {
     if (!this.#root.hasState(id)) return;
+    if (!this.#root.holdsNotesOnly(id)) await this.#runtimeDelete(id, signal);
+    this.#root.removeState(id);
+  }
+
+  async #runtimeDelete(id: ContainerId, signal: AbortSignal): Promise<void> {
     try {
       await this.#runtime('delete', id, signal);
     } catch (error) {
       if (signal.aborted) throw error;
       this.#log.warn({ containerId: id, err: error }, 'runtime could not delete its state, it is removed');
     }
-    this.#root.removeState(id);
   }
 }
 

@@ -12,8 +12,14 @@ import { join } from 'node:path';
 import { RuntimeError, systemCode } from '../../errors.ts';
 import type { ContainerId } from '../container.ts';
 import type { OciSpec } from '../oci-spec.ts';
+import { EXEC_FIFO } from './exec-fifo.ts';
+import { COMPILED_FILTER } from './seccomp-programs.ts';
 
 const CONTAINER_ID = /^[0-9a-f]{32}$/;
+
+const CRUN_STATUS = 'status';
+/** Files that crun keeps of a container: its configuration, its status, what init waits at, the compiled filter. */
+const CRUN_NOTES: ReadonlySet<string> = new Set([CRUN_STATUS, 'config.json', EXEC_FIFO, COMPILED_FILTER]);
 
 /** Paths of one launcher. */
 export class RuntimeRoot {
@@ -76,11 +82,20 @@ export class RuntimeRoot {
     return existsSync(this.stateOf(id));
   }
 
+  /**
+   * True for state of crun that is nothing but its notes. Once no process and no cgroup is left its delete would do no
+   * more than unlink them: hooks, resctrl groups and virtual machines are no part of a container here.
+   */
+  holdsNotesOnly(id: ContainerId): boolean {
+    const names = readdirSync(this.stateOf(id));
+    return names.includes(CRUN_STATUS) && names.every((name) => CRUN_NOTES.has(name));
+  }
+
   removeBundle(id: ContainerId): void {
     rmSync(this.bundle(id), { recursive: true, force: true });
   }
 
-  /** For state the runtime itself cannot delete, because it was killed while it wrote it. */
+  /** For state that is notes only, and for what the runtime cannot delete because it was killed while it wrote it. */
   removeState(id: ContainerId): void {
     rmSync(join(this.state, checked(id)), { recursive: true, force: true });
   }

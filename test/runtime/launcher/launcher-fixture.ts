@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import pino from 'pino';
+import type { RunProgram } from '../../../src/run-program.ts';
 import { readCgroupLayout } from '../../../src/runtime/cgroup-layout.ts';
 import type { ContainerId } from '../../../src/runtime/container.ts';
 import type { Contribution, ProcessContribution } from '../../../src/runtime/isolator.ts';
@@ -53,7 +54,7 @@ export class LauncherFixture {
   }
 
   /** A second launcher on the same directories: the daemon after a restart. */
-  another(): OciLauncher {
+  another(run?: RunProgram): OciLauncher {
     return new OciLauncher({
       runtime: findProgram(this.runtime) ?? this.runtime,
       conmonPath: findProgram('conmon') ?? 'conmon',
@@ -61,6 +62,7 @@ export class LauncherFixture {
       runDir: join(this.dir, 'run'),
       cgroupParent: this.cgroupParent,
       log: silent,
+      ...(run === undefined ? {} : { run }),
     });
   }
 

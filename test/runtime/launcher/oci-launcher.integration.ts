@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { RuntimeError } from '../../../src/errors.ts';
 import { identify } from '../../../src/process-identity.ts';
+import { runProgram } from '../../../src/run-program.ts';
 import { readUsage } from '../../../src/runtime/cgroup-usage.ts';
 import { ExecutableError } from '../../../src/runtime/launcher.ts';
-import type { cleanup } from '../../support/cleanup.ts';
+import { cleanup } from '../../support/cleanup.ts';
 import { missing } from '../../support/needs.ts';
 import { assertGone, cgroupsOf, collected, LauncherFixture, within } from './launcher-fixture.ts';
 
@@ -76,6 +77,27 @@ for (const runtime of ['crun', 'runc'] as const) {
       assert.equal(stdout.toString().split('\n').length, 20_001);
       const later = await collected(await box.launcher.openLogs(id, { follow: true }, within()));
       assert.equal(later.stdout.length, 0, 'what is not there is not waited for');
+    });
+
+    test('unlinks notes of crun itself, and has the runtime delete any other state', async (t) => {
+      const box = await LauncherFixture.make(t, runtime);
+      const verbs: string[] = [];
+      const launcher = box.another((program, signal) => {
+        verbs.push(program.args.at(-2) ?? '');
+        return runProgram(program, signal);
+      });
+      cleanup(t, () => launcher.close());
+      for (const extra of [undefined, 'unknown']) {
+        const id = box.id(t);
+        await launcher.create(id, await box.contribution(id, ['/bin/true']), within());
+        await launcher.start(id, within());
+        await launcher.wait(id, within());
+        if (extra !== undefined) writeFileSync(join(box.dir, 'run/oci', id, extra), '');
+        verbs.length = 0;
+        await launcher.destroy(id, within());
+        assert.deepEqual(verbs, runtime === 'crun' && extra === undefined ? [] : ['delete']);
+        assertGone(box, id);
+      }
     });
 
     test('keeps the log from run to run', async (t) => {
