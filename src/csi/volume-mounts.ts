@@ -16,11 +16,11 @@ import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
+import { own } from '../group-ownership.ts';
 import { hostCommand } from '../host-command.ts';
 import { type MountEntry, mountAt, mountsBelow } from '../mountinfo.ts';
 import type { RunProgram } from '../run-program.ts';
 import type { OwnershipPolicy, VolumeRecord } from './volume.ts';
-import { own } from './volume-ownership.ts';
 
 /** Longest time that looking at a place, or taking it away, may take. */
 const LOOK_MS = 5000;

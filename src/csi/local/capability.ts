@@ -12,9 +12,14 @@ export interface Capability {
   /** Undefined: whatever the volume has. */
   readonly fsType: FileSystem | undefined;
   readonly mountFlags: readonly string[];
+  /** The group that shall own the mounted volume. */
+  readonly group: number | undefined;
   /** Equal for equal capabilities; says nothing about the flags. */
   readonly fingerprint: string;
 }
+
+/** The largest number a group can have. */
+const MAX_GROUP = 2 ** 32 - 2;
 
 /** A volume lies on one node. */
 const MODES: ReadonlySet<AccessMode> = new Set<AccessMode>([
@@ -47,7 +52,7 @@ export function parseCapability(field: string, capability: VolumeCapability__Out
   const mode = capability.accessMode?.mode ?? 'UNKNOWN';
   if (!MODES.has(mode)) throw invalid(`${field}.access_mode`, `${mode} is not supported: volumes lie on one node`);
   if (capability.accessType === 'block')
-    return withFingerprint({ access: 'block', mode, fsType: undefined, mountFlags: [] });
+    return withFingerprint({ access: 'block', mode, fsType: undefined, mountFlags: [], group: undefined });
   const { mount } = capability;
   if (mount === null || mount === undefined) throw invalid(`${field}.access_type`, 'is missing');
   const mountFlags = mount.mountFlags.map((flag) => checkMountFlag(`${field}.mount_flags`, flag));
@@ -56,7 +61,17 @@ export function parseCapability(field: string, capability: VolumeCapability__Out
     mode,
     fsType: parseFileSystem(`${field}.fs_type`, mount.fsType),
     mountFlags,
+    group: parseGroup(`${field}.volume_mount_group`, mount.volumeMountGroup),
   });
+}
+
+/** Groups by number only: names are those of the orchestrator's machine. */
+function parseGroup(field: string, text: string): number | undefined {
+  if (text === '') return undefined;
+  checkText(field, text);
+  const group = Number(text);
+  if (!/^\d{1,10}$/.test(text) || group > MAX_GROUP) throw invalid(field, 'is not the number of a group');
+  return group;
 }
 
 /** A file system by name; undefined for the empty name. */
@@ -103,7 +118,7 @@ function checkMountFlag(field: string, flag: string): string {
 }
 
 function withFingerprint(capability: Omit<Capability, 'fingerprint'>): Capability {
-  const { access, mode, fsType, mountFlags } = capability;
-  const text = JSON.stringify([access, mode, fsType ?? '', mountFlags]);
+  const { access, mode, fsType, mountFlags, group } = capability;
+  const text = JSON.stringify([access, mode, fsType ?? '', mountFlags, ...(group === undefined ? [] : [group])]);
   return { ...capability, fingerprint: createHash('sha256').update(text).digest('hex') };
 }

@@ -1,16 +1,15 @@
-/** CSI's Controller service: makes, lists, checks and removes volumes. What a volume is used for here is not its business. */
+/** CSI's Controller service: makes, checks and removes volumes. What a volume is used for here is not its business. */
 import { invalid, RuntimeError } from '../../errors.ts';
 import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
 import type { CreateVolumeRequest__Output } from '../generated/csi/v1/CreateVolumeRequest.ts';
 import type { CreateVolumeResponse } from '../generated/csi/v1/CreateVolumeResponse.ts';
 import type { GetCapacityRequest__Output } from '../generated/csi/v1/GetCapacityRequest.ts';
-import type { ListVolumesRequest__Output } from '../generated/csi/v1/ListVolumesRequest.ts';
-import type { ListVolumesResponse } from '../generated/csi/v1/ListVolumesResponse.ts';
 import type { ValidateVolumeCapabilitiesRequest__Output } from '../generated/csi/v1/ValidateVolumeCapabilitiesRequest.ts';
 import type { ValidateVolumeCapabilitiesResponse } from '../generated/csi/v1/ValidateVolumeCapabilitiesResponse.ts';
 import type { Volume } from '../generated/csi/v1/Volume.ts';
 import type { VolumeCapability__Output } from '../generated/csi/v1/VolumeCapability.ts';
 import type { ControllerCapability } from '../protocol.ts';
+import type { Attachments } from './attachments.ts';
 import { misfit, parseCapability } from './capability.ts';
 import { describeSource } from './content-source.ts';
 import { difference, parseCreateRequest, parseParameters, sizeFor } from './create-request.ts';
@@ -19,29 +18,44 @@ import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
 import type { Handlers } from './rpc.ts';
 import { SNAPSHOT_CAPABILITIES } from './snapshot-service.ts';
+import type { Topology } from './topology.ts';
 import type { VolumeCopying } from './volume-copying.ts';
 import type { VolumeFiles } from './volume-files.ts';
+import { LISTING_CAPABILITIES } from './volume-listing.ts';
 import { checkVolumeId } from './volume-path.ts';
-import { VOLUME_ID, type VolumeRecord } from './volume-record.ts';
+import type { VolumeRecord } from './volume-record.ts';
 
 const CAPABILITIES: readonly ControllerCapability[] = [
   'CREATE_DELETE_VOLUME',
-  'LIST_VOLUMES',
   'GET_CAPACITY',
   'EXPAND_VOLUME',
   'SINGLE_NODE_MULTI_WRITER',
+  ...LISTING_CAPABILITIES,
   ...SNAPSHOT_CAPABILITIES,
   'CLONE_VOLUME',
 ];
+
+export interface ControllerServiceParts {
+  readonly files: VolumeFiles;
+  readonly kernel: KernelView;
+  readonly inFlight: InFlight;
+  readonly copying: VolumeCopying;
+  readonly attachments: Attachments;
+  readonly topology: Topology;
+}
 
 export class ControllerService {
   readonly #files: VolumeFiles;
   readonly #kernel: KernelView;
   readonly #inFlight: InFlight;
   readonly #copying: VolumeCopying;
+  readonly #attachments: Attachments;
+  readonly #topology: Topology;
 
-  constructor(files: VolumeFiles, kernel: KernelView, inFlight: InFlight, copying: VolumeCopying) {
+  constructor({ files, kernel, inFlight, copying, attachments, topology }: ControllerServiceParts) {
     this.#copying = copying;
+    this.#attachments = attachments;
+    this.#topology = topology;
     this.#files = files;
     this.#kernel = kernel;
     this.#inFlight = inFlight;
@@ -49,13 +63,22 @@ export class ControllerService {
 
   handlers(): Handlers<ControllerDefinition> {
     return {
-      ControllerGetCapabilities: async () => ({ capabilities: CAPABILITIES.map((type) => ({ rpc: { type } })) }),
-      CreateVolume: (request) => this.#create(request),
+      ControllerGetCapabilities: async () => ({
+        capabilities: [...CAPABILITIES, ...this.#attachments.capabilities].map((type) => ({ rpc: { type } })),
+      }),
+      CreateVolume: (request) => {
+        this.#topology.check(request.accessibilityRequirements);
+        return this.#create(request);
+      },
       DeleteVolume: ({ volumeId }) => this.#delete(checkVolumeId(volumeId)),
-      ListVolumes: async (request) => this.#list(request),
       GetCapacity: (request) => this.#capacity(request),
       ValidateVolumeCapabilities: async (request) => this.#validate(request),
     };
+  }
+
+  /** A volume as CSI shows it. */
+  describe(volume: VolumeRecord): Volume {
+    return { ...describe(volume), accessibleTopology: [{ segments: this.#topology.segments }] };
   }
 
   async #create(request: CreateVolumeRequest__Output): Promise<CreateVolumeResponse> {
@@ -65,16 +88,16 @@ export class ControllerService {
     return this.#inFlight.run(`volume named ${JSON.stringify(wanted.name)}`, async () => {
       const existing = this.#files.named(wanted.name);
       if (existing === undefined && source !== undefined) {
-        return { volume: describe(await this.#copying.create(wanted, source)) };
+        return { volume: this.describe(await this.#copying.create(wanted, source)) };
       }
       if (existing === undefined) {
         const { name, type, access, fsType } = wanted;
-        return { volume: describe(await this.#files.create({ name, type, access, fsType, sizeBytes })) };
+        return { volume: this.describe(await this.#files.create({ name, type, access, fsType, sizeBytes })) };
       }
       // It may be on its way out.
       return this.#inFlight.run(existing.id, async () => {
         const reason = difference(existing, wanted);
-        if (reason === undefined) return { volume: describe(existing) };
+        if (reason === undefined) return { volume: this.describe(existing) };
         throw new RuntimeError('ALREADY_EXISTS', `a volume named ${JSON.stringify(wanted.name)} exists, but ${reason}`);
       });
     });
@@ -87,32 +110,19 @@ export class ControllerService {
       if (volume === undefined) return {};
       const user = this.#kernel.userOf(volume);
       if (user !== undefined) throw new RuntimeError('FAILED_PRECONDITION', `volume ${id} is in use by ${user}`);
+      this.#attachments.requireDetached(volume);
       await this.#files.remove(volume);
       return {};
     });
-  }
-
-  /** Pages in order of ids; the token is the last id given, whether or not that volume still exists. */
-  #list({ maxEntries, startingToken }: ListVolumesRequest__Output): ListVolumesResponse {
-    if (maxEntries < 0) throw invalid('max_entries', 'is negative');
-    if (startingToken !== '' && !VOLUME_ID.test(startingToken)) {
-      throw new RuntimeError('ABORTED', 'starting_token: not a token of this driver, start again without one');
-    }
-    const rest = this.#files.list().filter(({ id }) => id > startingToken);
-    const page = maxEntries === 0 ? rest : rest.slice(0, maxEntries);
-    const isLast = page.length === rest.length;
-    return {
-      entries: page.map((volume) => ({ volume: describe(volume) })),
-      nextToken: isLast ? '' : (page.at(-1)?.id ?? ''),
-    };
   }
 
   async #capacity(request: GetCapacityRequest__Output): Promise<object> {
     const asked = request.volumeCapabilities.map((one, index) => parseCapability(`volume_capabilities[${index}]`, one));
     const { fsType } = parseParameters(request.parameters);
     const [first] = [fsType, ...asked.map((one) => one.fsType)].filter((name) => name !== undefined);
+    const isElsewhere = request.accessibleTopology !== null && !this.#topology.includes(request.accessibleTopology);
     return {
-      availableCapacity: String(await this.#files.availableBytes()),
+      availableCapacity: String(isElsewhere ? 0 : await this.#files.availableBytes()),
       minimumVolumeSize: { value: String(SMALLEST_BYTES[first ?? 'ext4']) },
     };
   }

@@ -51,6 +51,8 @@ const EXT4_OFFSET = 1024;
 const EXT4_MAGIC = 0xef53;
 const EXT4_FEATURE_64BIT = 0x80;
 
+const EXT4_ERROR_STATE = 0x2;
+
 const READERS: Readonly<Record<FileSystem, (bytes: Buffer) => Extent | undefined>> = {
   ext4: (bytes) => {
     const at = (offset: number): number => bytes.readUInt32LE(EXT4_OFFSET + offset);
@@ -79,12 +81,22 @@ export async function isFileSystemSmaller(image: string, fsType: FileSystem, siz
 }
 
 async function extentOf(image: string, fsType: FileSystem): Promise<Extent> {
+  const extent = READERS[fsType](await firstBytes(image));
+  if (extent === undefined) throw new RuntimeError('DATA_LOSS', `${image} has no ${fsType} superblock`);
+  return extent;
+}
+
+/** True when the file system on an image says so itself, or there is none. */
+export async function hasFileSystemErrors(image: string, fsType: FileSystem): Promise<boolean> {
+  const bytes = await firstBytes(image);
+  if (READERS[fsType](bytes) === undefined) return true;
+  return fsType === 'ext4' && (bytes.readUInt16LE(EXT4_OFFSET + 0x3a) & EXT4_ERROR_STATE) !== 0;
+}
+
+async function firstBytes(image: string): Promise<Buffer> {
   const file = await open(image, 'r');
   try {
-    const { buffer } = await file.read(Buffer.alloc(SUPERBLOCK_BYTES), 0, SUPERBLOCK_BYTES, 0);
-    const extent = READERS[fsType](buffer);
-    if (extent === undefined) throw new RuntimeError('DATA_LOSS', `${image} has no ${fsType} superblock`);
-    return extent;
+    return (await file.read(Buffer.alloc(SUPERBLOCK_BYTES), 0, SUPERBLOCK_BYTES, 0)).buffer;
   } finally {
     await file.close();
   }

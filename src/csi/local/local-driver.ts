@@ -17,6 +17,10 @@ export interface LocalDriverOptions {
   readonly socketPath: string;
   /** The driver's answer to NodeGetInfo: 1 to 256 bytes. */
   readonly nodeId: string;
+  /** Volumes must be attached (ControllerPublishVolume) before they are staged; false unless given. */
+  readonly attach?: boolean;
+  /** The most volumes that may be attached; as many as there are unless given. */
+  readonly maxVolumes?: number;
 }
 
 /** A program with its arguments and its whole environment. */
@@ -40,7 +44,13 @@ export function localDriverProcess(options: LocalDriverOptions): LocalDriverProc
   const main = fileURLToPath(new URL(`./main.${extension}`, import.meta.url));
   return {
     file: process.execPath,
-    args: [main, `--data-dir=${options.dataDir}`, `--node-id=${options.nodeId}`],
+    args: [
+      main,
+      `--data-dir=${options.dataDir}`,
+      `--node-id=${options.nodeId}`,
+      ...(options.attach === true ? ['--attach'] : []),
+      ...(options.maxVolumes === undefined ? [] : [`--max-volumes=${options.maxVolumes}`]),
+    ],
     env: { ...HOST_ENV, CSI_ENDPOINT: `unix://${options.socketPath}` },
   };
 }

@@ -1,6 +1,6 @@
 /**
  * The embedded CSI driver as a process: CSI_ENDPOINT says where it listens, --data-dir where the volumes lie, --node-id
- * what it calls this node. It logs to stderr and ends after the calls under way when it gets SIGTERM, or when its
+ * what it calls this node, --attach that volumes are attached before use, --max-volumes how many at most. It logs to stderr and ends after the calls under way when it gets SIGTERM, or when its
  * standard input is a pipe that ends, which happens when the supervisor that holds it dies; one with another standard
  * input outlives its supervisor. Mounts and loop devices stay: the next driver finds them.
  */
@@ -17,6 +17,8 @@ import type { GroupControllerDefinition } from '../generated/csi/v1/GroupControl
 import type { IdentityDefinition } from '../generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
 import { loadCsi } from '../protocol.ts';
+import { Attachments } from './attachments.ts';
+import { Condition } from './condition.ts';
 import { ControllerService } from './controller-service.ts';
 import { Expansion } from './expansion.ts';
 import { GroupControllerService } from './group-controller-service.ts';
@@ -25,12 +27,15 @@ import { InFlight } from './in-flight.ts';
 import { KernelView } from './kernel-view.ts';
 import { listen, socketPathOf } from './listening.ts';
 import { NodeService } from './node-service.ts';
+import { NodeStats } from './node-stats.ts';
 import { RpcServing } from './rpc.ts';
 import { SnapshotFiles } from './snapshot-files.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { Stillness } from './stillness.ts';
+import { Topology } from './topology.ts';
 import { VolumeCopying } from './volume-copying.ts';
 import { VolumeFiles } from './volume-files.ts';
+import { VolumeListing } from './volume-listing.ts';
 import { VolumeMounts } from './volume-mounts.ts';
 
 /** Longest request taken; the longest lawful one is some 20 KiB. */
@@ -43,6 +48,8 @@ interface Settings {
   readonly socketPath: string;
   readonly dataDir: string;
   readonly nodeId: string;
+  readonly attach: boolean;
+  readonly maxVolumes: number | undefined;
   readonly logLevel: string;
 }
 
@@ -51,6 +58,8 @@ function readSettings(): Settings {
     options: {
       'data-dir': { type: 'string' },
       'node-id': { type: 'string' },
+      attach: { type: 'boolean', default: false },
+      'max-volumes': { type: 'string' },
       'log-level': { type: 'string', default: 'info' },
     },
   });
@@ -58,7 +67,10 @@ function readSettings(): Settings {
   if (dataDir === undefined || !dataDir.startsWith('/')) throw invalid('--data-dir', 'is missing or not absolute');
   if (nodeId === undefined || nodeId === '') throw invalid('--node-id', 'is missing');
   if (!(logLevel in pino.levels.values)) throw invalid('--log-level', `${logLevel} is no level`);
-  return { socketPath: socketPathOf(process.env['CSI_ENDPOINT']), dataDir, nodeId, logLevel };
+  const { attach, 'max-volumes': most } = values;
+  if (most !== undefined && !/^[1-9]\d{0,5}$/.test(most)) throw invalid('--max-volumes', `${most} is no number`);
+  const maxVolumes = most === undefined ? undefined : Number(most);
+  return { socketPath: socketPathOf(process.env['CSI_ENDPOINT']), dataDir, nodeId, attach, maxVolumes, logLevel };
 }
 
 /** Settles when this driver alone works on the data directory. */
@@ -90,9 +102,20 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const inFlight = new InFlight();
   const expansion = new Expansion({ files, kernel, inFlight, log });
   await expansion.finish();
+  const { nodeId, maxVolumes } = settings;
+  const attachments = await Attachments.open(
+    { files, kernel, inFlight },
+    { enabled: settings.attach, nodeId, maxVolumes },
+  );
+  const topology = await Topology.open(files.dataDir, nodeId);
+  const condition = new Condition(files, kernel);
+  const stats = new NodeStats(files, kernel, condition);
   const copying = new VolumeCopying({ volumes: files, snapshots, still, inFlight });
-  const controller = new ControllerService(files, kernel, inFlight, copying);
-  const node = new NodeService({ nodeId: settings.nodeId, files, kernel, mounts, inFlight, expansion });
+  const controller = new ControllerService({ files, kernel, inFlight, copying, attachments, topology });
+  const describe = controller.describe.bind(controller);
+  const listing = new VolumeListing({ files, attachments, condition, describe });
+  const nodeParts = { nodeId, maxVolumes, files, kernel, mounts, inFlight, expansion, attachments, topology, stats };
+  const node = new NodeService(nodeParts);
   const snapshotService = new SnapshotService(files, snapshots, inFlight);
   const csi = loadCsi();
   const serving = new RpcServing(log);
@@ -102,6 +125,8 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
     csi.service('Controller'),
     serving.implementation<ControllerDefinition>({
       ...controller.handlers(),
+      ...listing.handlers(),
+      ...attachments.handlers(),
       ...expansion.controllerHandlers(),
       ...snapshotService.handlers(),
     }),

@@ -4,32 +4,39 @@
  * opposite.
  */
 import type { Stats } from 'node:fs';
-import { lstat, statfs } from 'node:fs/promises';
-import { invalid, RuntimeError, systemCode } from '../../errors.ts';
+import { lstat } from 'node:fs/promises';
+import { RuntimeError, systemCode } from '../../errors.ts';
+import { own } from '../../group-ownership.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
-import type { NodeGetVolumeStatsRequest__Output } from '../generated/csi/v1/NodeGetVolumeStatsRequest.ts';
 import type { NodePublishVolumeRequest__Output } from '../generated/csi/v1/NodePublishVolumeRequest.ts';
 import type { NodeStageVolumeRequest__Output } from '../generated/csi/v1/NodeStageVolumeRequest.ts';
 import type { NodeUnpublishVolumeRequest__Output } from '../generated/csi/v1/NodeUnpublishVolumeRequest.ts';
 import type { NodeUnstageVolumeRequest__Output } from '../generated/csi/v1/NodeUnstageVolumeRequest.ts';
-import type { VolumeUsage } from '../generated/csi/v1/VolumeUsage.ts';
 import type { NodeCapability } from '../protocol.ts';
+import type { Attachments } from './attachments.ts';
 import { type Capability, isReaderOnly, isShared, parseCapability, requireFit } from './capability.ts';
 import type { Expansion } from './expansion.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
+import type { NodeStats } from './node-stats.ts';
 import type { Handlers } from './rpc.ts';
+import type { Topology } from './topology.ts';
 import type { VolumeFiles } from './volume-files.ts';
 import type { Target, VolumeMounts } from './volume-mounts.ts';
-import { checkVolumeId, livePath, resolvePath } from './volume-path.ts';
+import { checkVolumeId, resolvePath } from './volume-path.ts';
 import type { NodeRecord, VolumeRecord } from './volume-record.ts';
 
 const CAPABILITIES: readonly NodeCapability[] = [
   'STAGE_UNSTAGE_VOLUME',
   'GET_VOLUME_STATS',
+  'VOLUME_CONDITION',
   'EXPAND_VOLUME',
   'SINGLE_NODE_MULTI_WRITER',
+  'VOLUME_MOUNT_GROUP',
 ];
+
+/** A volume may hold a great many files. */
+const GROUP_TIMEOUT_MS = 10 * 60_000;
 
 export interface NodeServiceParts {
   readonly nodeId: string;
@@ -38,35 +45,40 @@ export interface NodeServiceParts {
   readonly mounts: VolumeMounts;
   readonly inFlight: InFlight;
   readonly expansion: Expansion;
+  readonly attachments: Attachments;
+  readonly topology: Topology;
+  readonly stats: NodeStats;
+  /** How many volumes the node takes; undefined: as many as the orchestrator likes. */
+  readonly maxVolumes: number | undefined;
 }
 
 export class NodeService {
-  readonly #nodeId: string;
+  readonly #parts: NodeServiceParts;
   readonly #files: VolumeFiles;
   readonly #kernel: KernelView;
   readonly #mounts: VolumeMounts;
-  readonly #inFlight: InFlight;
-  readonly #expansion: Expansion;
 
-  constructor({ nodeId, files, kernel, mounts, inFlight, expansion }: NodeServiceParts) {
-    this.#nodeId = nodeId;
-    this.#files = files;
-    this.#kernel = kernel;
-    this.#mounts = mounts;
-    this.#inFlight = inFlight;
-    this.#expansion = expansion;
+  constructor(parts: NodeServiceParts) {
+    this.#parts = parts;
+    this.#files = parts.files;
+    this.#kernel = parts.kernel;
+    this.#mounts = parts.mounts;
   }
 
   handlers(): Handlers<NodeDefinition> {
     return {
       NodeGetCapabilities: async () => ({ capabilities: CAPABILITIES.map((type) => ({ rpc: { type } })) }),
-      NodeGetInfo: async () => ({ nodeId: this.#nodeId }),
+      NodeGetInfo: async () => ({
+        nodeId: this.#parts.nodeId,
+        maxVolumesPerNode: String(this.#parts.maxVolumes ?? 0),
+        accessibleTopology: { segments: this.#parts.topology.segments },
+      }),
       NodeStageVolume: (request) => this.#stage(request),
       NodeUnstageVolume: (request) => this.#unstage(request),
       NodePublishVolume: (request) => this.#publish(request),
       NodeUnpublishVolume: (request) => this.#unpublish(request),
-      NodeGetVolumeStats: (request) => this.#stats(request),
-      ...this.#expansion.nodeHandlers(),
+      NodeGetVolumeStats: (request) => this.#parts.stats.stats(request),
+      ...this.#parts.expansion.nodeHandlers(),
     };
   }
 
@@ -76,16 +88,19 @@ export class NodeService {
     const capability = parseCapability('volume_capability', request.volumeCapability);
     return this.#exclusive(id, async (volume, record) => {
       requireFit(volume, capability);
+      this.#parts.attachments.requireAttached(volume, request.publishContext);
       const path = await existingDirectory('staging_target_path', resolved);
       const { staged } = record;
       if (staged !== undefined && this.#kernel.isStaged(volume, staged.access, staged.path)) {
         requireSameStaging(volume, { path, fingerprint: capability.fingerprint }, staged);
       }
-      const { access, fingerprint } = capability;
-      await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint } });
-      if (access === 'mount') await this.#expansion.beforeMount(volume);
+      const { access, fingerprint, group } = capability;
+      const readonly = capability.mountFlags.includes('ro');
+      await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint, readonly } });
+      if (access === 'mount') await this.#parts.expansion.beforeMount(volume);
       await this.#mounts.stage(volume, path, capability);
-      if (access === 'mount') await this.#expansion.afterMount(volume, path);
+      if (access === 'mount') await this.#parts.expansion.afterMount(volume, path);
+      if (group !== undefined && !readonly) await giveToGroup(path, group);
     });
   }
 
@@ -112,6 +127,7 @@ export class NodeService {
     return this.#exclusive(id, async (volume, record) => {
       requireFit(volume, capability);
       if (path === undefined) throw new RuntimeError('FAILED_PRECONDITION', 'target_path: its parent does not exist');
+      this.#parts.attachments.requireAccess(volume, readonly);
       const stagingPath = await this.#requireStaged(volume, record, request.stagingTargetPath, capability);
       const target = { path, stagingPath, readonly };
       this.#requireRoom(volume, record, target, capability);
@@ -134,25 +150,9 @@ export class NodeService {
     });
   }
 
-  async #stats(request: NodeGetVolumeStatsRequest__Output): Promise<{ usage: VolumeUsage[] }> {
-    const id = checkVolumeId(request.volumeId);
-    if (request.volumePath === '') throw invalid('volume_path', 'is missing');
-    const volume = this.#files.get(id);
-    const path = await livePath(request.volumePath);
-    const { staged, targets } = await this.#files.readNodeRecord(id);
-    const isStagedHere = staged !== undefined && staged.path === path;
-    const isPublishedHere = path !== undefined && Object.hasOwn(targets, path);
-    const isLive =
-      (isStagedHere && this.#kernel.isStaged(volume, staged.access, path)) ||
-      (isPublishedHere && this.#kernel.mountOf(volume, path) !== undefined);
-    if (!isLive) throw new RuntimeError('NOT_FOUND', `volume_path: volume ${id} is not at ${request.volumePath}`);
-    if (staged?.access === 'block') return { usage: [{ unit: 'BYTES', total: String(volume.sizeBytes) }] };
-    return { usage: await usageOf(path) };
-  }
-
   /** Runs one call on a volume while no other runs on it. */
   #exclusive(id: string, work: (volume: VolumeRecord, record: NodeRecord) => Promise<void>): Promise<object> {
-    return this.#inFlight.run(id, async () => {
+    return this.#parts.inFlight.run(id, async () => {
       const volume = this.#files.get(id);
       await work(volume, await this.#files.readNodeRecord(id));
       return {};
@@ -225,19 +225,8 @@ async function lstatIfThere(path: string): Promise<Stats | undefined> {
   }
 }
 
-async function usageOf(path: string | undefined): Promise<VolumeUsage[]> {
-  if (path === undefined) throw invalid('volume_path', 'is missing');
-  const { bsize, blocks, bfree, bavail, files, ffree } = await statfs(path, { bigint: true });
-  return [
-    usage('BYTES', { total: blocks * bsize, used: (blocks - bfree) * bsize, available: bavail * bsize }),
-    usage('INODES', { total: files, used: files - ffree, available: ffree }),
-  ];
-}
-
-function usage(
-  unit: 'BYTES' | 'INODES',
-  amounts: Readonly<Record<'total' | 'used' | 'available', bigint>>,
-): VolumeUsage {
-  const { total, used, available } = amounts;
-  return { unit, total: String(total), used: String(used), available: String(available) };
+/** As a volume with VOLUME_MOUNT_GROUP is to be; one that is already is left as it is. */
+async function giveToGroup(path: string, group: number): Promise<void> {
+  const options = { timeoutMs: GROUP_TIMEOUT_MS };
+  await own({ path, group, policy: 'root-mismatch' }, AbortSignal.timeout(GROUP_TIMEOUT_MS), options);
 }

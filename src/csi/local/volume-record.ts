@@ -62,6 +62,8 @@ export interface StagedRecord {
   readonly access: AccessType;
   /** Of the capability; its flags may be secret, so they are not kept. */
   readonly fingerprint: string;
+  /** It was asked to be mounted read-only. */
+  readonly readonly?: boolean | undefined;
 }
 
 export interface TargetRecord {
@@ -90,6 +92,13 @@ const targetSchema: z.ZodType<TargetRecord> = z.strictObject({ fingerprint: z.st
 
 export const nodeRecordSchema: z.ZodType<NodeRecord> = z.strictObject({
   version: z.literal(1),
-  staged: z.strictObject({ path: z.string(), access: z.enum(ACCESS_TYPES), fingerprint: z.string() }).optional(),
+  staged: z
+    .strictObject({
+      path: z.string(),
+      access: z.enum(ACCESS_TYPES),
+      fingerprint: z.string(),
+      readonly: z.boolean().optional(),
+    })
+    .optional(),
   targets: z.record(z.string(), targetSchema),
 });

@@ -7,7 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import { Client, credentials, Metadata, type ServiceDefinition, type ServiceError } from '@grpc/grpc-js';
-import { localDriverProcess } from '../../../src/csi/local/local-driver.ts';
+import { type LocalDriverOptions, localDriverProcess } from '../../../src/csi/local/local-driver.ts';
 import { loopDevicesBelow } from '../../../src/csi/local/loop-devices.ts';
 import { type Csi, loadCsi } from '../../../src/csi/protocol.ts';
 import { hostCommand } from '../../../src/host-command.ts';
@@ -29,6 +29,12 @@ const methods: ServiceDefinition = {
   ...csi.service('Node'),
 };
 
+export interface DriverOptions {
+  /** Runs the driver's command; nothing unless given. */
+  readonly wrapper?: readonly string[];
+  readonly process?: Partial<LocalDriverOptions>;
+}
+
 /** A driver on directories of its own. */
 export class Driver {
   /** Short, without mounts of others. */
@@ -38,12 +44,12 @@ export class Driver {
   #process: ChildProcess | undefined;
   #client: Client | undefined;
   #stderr = '';
-  /** Runs the driver's command; nothing unless given. */
-  readonly #wrapper: readonly string[];
+  /** May be changed before the next start. */
+  options: DriverOptions;
 
-  constructor(dir: string, wrapper: readonly string[] = []) {
+  constructor(dir: string, options: DriverOptions = {}) {
     this.dir = dir;
-    this.#wrapper = wrapper;
+    this.options = options;
     this.socketPath = `${dir}/csi.sock`;
     this.dataDir = `${dir}/data`;
   }
@@ -60,8 +66,13 @@ export class Driver {
   /** Starts the process and waits until it says that it listens. */
   async start(): Promise<void> {
     const { dataDir, socketPath } = this;
-    const { file, args, env } = localDriverProcess({ dataDir, socketPath, nodeId: 'test-node' });
-    const [program = file, ...programArgs] = [...this.#wrapper, file, ...args];
+    const { file, args, env } = localDriverProcess({
+      dataDir,
+      socketPath,
+      nodeId: 'test-node',
+      ...this.options.process,
+    });
+    const [program = file, ...programArgs] = [...(this.options.wrapper ?? []), file, ...args];
     const child = spawn(program, programArgs, { env, stdio: ['pipe', 'ignore', 'pipe'] });
     this.#process = child;
     const listens = new Promise<void>((resolve, reject) => {
@@ -163,8 +174,8 @@ export class Driver {
 }
 
 /** A running driver with nothing in it. */
-export async function startDriver(t: TestScope, wrapper: readonly string[] = []): Promise<Driver> {
-  const driver = new Driver(await tempDir(t), wrapper);
+export async function startDriver(t: TestScope, options: DriverOptions = {}): Promise<Driver> {
+  const driver = new Driver(await tempDir(t), options);
   cleanup(t, () => driver.dispose());
   await driver.start();
   return driver;

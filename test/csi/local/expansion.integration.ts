@@ -163,7 +163,7 @@ describe('a volume that grows', { skip }, () => {
 
   test('has ext4 that grows with the next use when the driver may not do it sooner', async (t) => {
     if (!needs(t, 'setpriv')) return;
-    const driver = await startDriver(t, WITHOUT_SYS_RESOURCE);
+    const driver = await startDriver(t, { wrapper: WITHOUT_SYS_RESOURCE });
     const request = await published(driver, 'v', {});
     const { volumeId, targetPath: volumePath } = request;
     await writeFile(`${volumePath}/kept`, 'data');
@@ -258,7 +258,7 @@ describe('a driver killed while a volume grows', { skip }, () => {
 
   test('stages ext4 that was growing meanwhile', async (t) => {
     if (!needs(t, 'setpriv')) return;
-    const driver = await startDriver(t, WITHOUT_SYS_RESOURCE);
+    const driver = await startDriver(t, { wrapper: WITHOUT_SYS_RESOURCE });
     const volumeId = await driver.createVolume('v');
     const request = { volumeId, ...(await driver.paths('v')), volumeCapability: mountOf() };
     let wanted = 16;

@@ -272,20 +272,24 @@ for (const access of ['mount', 'block'] as const) {
       const { capabilities } = await driver.call('GetPluginCapabilities');
       assert.deepEqual(
         capabilities.map((one: Message) => one['service']?.type ?? one['volumeExpansion']?.type),
-        ['CONTROLLER_SERVICE', 'GROUP_CONTROLLER_SERVICE', 'ONLINE'],
+        ['CONTROLLER_SERVICE', 'GROUP_CONTROLLER_SERVICE', 'VOLUME_ACCESSIBILITY_CONSTRAINTS', 'ONLINE'],
       );
       const controller = (await driver.call('ControllerGetCapabilities'))['capabilities'];
       assert.deepEqual(
         controller.map((one: Message) => one['rpc'].type),
         [
-          ...['CREATE_DELETE_VOLUME', 'LIST_VOLUMES', 'GET_CAPACITY', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
+          ...['CREATE_DELETE_VOLUME', 'GET_CAPACITY', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
+          ...['LIST_VOLUMES', 'LIST_VOLUMES_PUBLISHED_NODES', 'GET_VOLUME', 'VOLUME_CONDITION'],
           ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT', 'CLONE_VOLUME'],
         ],
       );
       const node = (await driver.call('NodeGetCapabilities'))['capabilities'];
       assert.deepEqual(
         node.map((one: Message) => one['rpc'].type),
-        ['STAGE_UNSTAGE_VOLUME', 'GET_VOLUME_STATS', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
+        [
+          ...['STAGE_UNSTAGE_VOLUME', 'GET_VOLUME_STATS', 'VOLUME_CONDITION', 'EXPAND_VOLUME'],
+          ...['SINGLE_NODE_MULTI_WRITER', 'VOLUME_MOUNT_GROUP'],
+        ],
       );
       assert.equal((await driver.call('NodeGetInfo'))['nodeId'], 'test-node');
     });

@@ -1,12 +1,12 @@
 /**
- * Program: volume-ownership-process PATH GROUP POLICY. Gives a tree to a group (volume-ownership.ts). Containers may be
+ * Program: group-ownership-process PATH GROUP POLICY. Gives a tree to a group (group-ownership.ts). Containers may be
  * writing in the tree: every step opens one name below an open directory, no link is followed, and what is changed is
  * what was opened. Other file systems mounted in the tree are not entered. The root is done last: a walk that was cut
  * short does not look finished.
  */
 import { chmodSync, chownSync, closeSync, fstatSync, lchownSync, lstatSync, openSync, readdirSync } from 'node:fs';
-import { systemCode } from '../errors.ts';
-import { at, OpenDirectory } from '../fd-walk.ts';
+import { systemCode } from './errors.ts';
+import { at, OpenDirectory } from './fd-walk.ts';
 
 /** open(2): a handle on the place itself, which neither opens a device nor waits for a FIFO. */
 const O_PATH = 0o10000000;

@@ -1,11 +1,10 @@
 /**
  * Gives the files of a mounted volume to a group, where the plugin does not do it itself (VOLUME_MOUNT_GROUP): the group
  * owns everything, may read and write it, and owns what is made in directories later. Done by a process of its own
- * (volume-ownership-process.ts), which is killed when the volume hangs.
+ * (group-ownership-process.ts), which is killed when the volume hangs.
  */
 import { fileURLToPath } from 'node:url';
-import { type HostCommandOptions, hostCommand } from '../host-command.ts';
-import type { OwnershipPolicy } from './volume.ts';
+import { type HostCommandOptions, hostCommand } from './host-command.ts';
 
 export interface OwnershipWish {
   /** The mounted directory. */
@@ -13,11 +12,11 @@ export interface OwnershipWish {
   /** A group id. */
   readonly group: number;
   /** "root-mismatch": only when the directory itself does not fit yet. */
-  readonly policy: OwnershipPolicy;
+  readonly policy: 'never' | 'root-mismatch' | 'always';
 }
 
 const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-const MAIN = fileURLToPath(new URL(`./volume-ownership-process.${EXTENSION}`, import.meta.url));
+const MAIN = fileURLToPath(new URL(`./group-ownership-process.${EXTENSION}`, import.meta.url));
 
 /** @throws {RuntimeError} INTERNAL with the reason, DEADLINE_EXCEEDED */
 export async function own(
