@@ -47,3 +47,11 @@ export function cniConcurrency(texts: readonly string[]): CniConcurrency {
   }
   return { everywhere, networks };
 }
+
+const MAX_CONTROLLER_CALLS = 1000;
+
+/** How many calls a controller is given at a time: 1 to 1000. @throws {RuntimeError} INVALID_ARGUMENT */
+export function controllerCalls(calls: number): number {
+  if (calls >= 1 && calls <= MAX_CONTROLLER_CALLS) return calls;
+  throw invalid('csi-controller-calls', `${calls} is outside 1 to ${MAX_CONTROLLER_CALLS}`);
+}

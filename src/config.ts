@@ -7,7 +7,7 @@ import { posix } from 'node:path';
 import { Command, Option } from 'commander';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
-import { type CNI_COMMANDS, type CniConcurrency, cniConcurrency, cniTimeout, pool } from './config-values.ts';
+import { type CNI_COMMANDS, type CniConcurrency, cniConcurrency, cniTimeout, controllerCalls, pool } from './config-values.ts';
 import { invalid, RuntimeError } from './errors.ts';
 
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;
@@ -39,6 +39,8 @@ export interface Config {
   readonly csiLocalDriver: boolean;
   /** Where the files of volume classes are. */
   readonly volumeClassDir: string;
+  /** Changing calls that the controller of one CSI plugin is given at a time. */
+  readonly csiControllerCalls: number;
   /** "auto", "crun", "runc", or the path of an OCI runtime. */
   readonly runtime: string;
   /** Name of Berth's cgroup in every hierarchy. */
@@ -78,6 +80,7 @@ const settingsSchema = z.strictObject({
   'csi-registration-dir': z.string(),
   'csi-local-driver': z.boolean(),
   'volume-class-dir': z.string(),
+  'csi-controller-calls': count,
   runtime: z.string(),
   'cgroup-parent': z.string(),
   'log-level': z.enum(LOG_LEVELS),
@@ -96,6 +99,11 @@ export function readConfig(argv: readonly string[], version: string): Config {
   const chosen = typeof file === 'string';
   const fromFiles = readFiles(chosen ? file : DEFAULT_CONFIG_FILE, chosen);
   return configOf({ ...fromFiles, ...flags });
+}
+
+/** The environment of this process, for what a user may refer to by name. It may hold secrets: it is never shown. */
+export function daemonEnvironment(): Readonly<Record<string, string | undefined>> {
+  return process.env;
 }
 
 function berthdCommand(version: string): Command {
@@ -142,6 +150,7 @@ function berthdCommand(version: string): Command {
     )
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
     .option('--volume-class-dir <dir>', 'volume classes, a file for each (default: /etc/berth/volumes.d)')
+    .option('--csi-controller-calls <n>', 'changing calls to the controller of one CSI plugin at a time (default: 1)')
     .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
     .option('--cgroup-parent <name>', "name of Berth's cgroup (default: berth)")
     .addOption(
@@ -194,6 +203,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'csi-registration-dir': `${run}/csi-registry`,
     'csi-local-driver': true,
     'volume-class-dir': '/etc/berth/volumes.d',
+    'csi-controller-calls': 1,
     runtime: 'auto',
     'cgroup-parent': 'berth',
     'log-level': 'info',
@@ -223,6 +233,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     csiRegistrationDir: directory('csi-registration-dir', settings['csi-registration-dir']),
     csiLocalDriver: settings['csi-local-driver'],
     volumeClassDir: directory('volume-class-dir', settings['volume-class-dir']),
+    csiControllerCalls: controllerCalls(settings['csi-controller-calls']),
     runtime: settings.runtime,
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],

@@ -320,6 +320,7 @@ function factsOf(config: Config, runtime: OciRuntime | Error, version: string): 
     ['csiRegistrationDir', config.csiRegistrationDir],
     ['volumeClassDir', config.volumeClassDir],
     ['csiLocalDriver', config.csiLocalDriver ? LOCAL_DRIVER_NAME : 'off'],
+    ['csiControllerCalls', String(config.csiControllerCalls)],
     ['logLevel', config.logLevel],
   ].map(([key = '', value = '']) => ({ key, value }));
 }

@@ -4,7 +4,7 @@
  */
 import { hostname } from 'node:os';
 import type { Logger } from 'pino';
-import type { Config } from './config.ts';
+import { type Config, daemonEnvironment } from './config.ts';
 import { decodeGroupSnapshotRecord } from './csi/group-snapshot.ts';
 import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.ts';
 import { propagationCheck } from './csi/plugin-checks.ts';
@@ -51,7 +51,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
   const store = database.store('volume', decodeVolumeRecord);
   const snapshotRecords = database.store('snapshot', decodeSnapshotRecord);
   const groupRecords = database.store('group-snapshot', decodeGroupSnapshotRecord);
-  const secrets = new SecretResolver({ dir: `${config.csiConfDir}/secrets`, env: process.env });
+  const secrets = new SecretResolver({ dir: `${config.csiConfDir}/secrets`, env: daemonEnvironment() });
   const manager = new VolumeManager({
     registry,
     store,
@@ -60,6 +60,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     rootDir: config.root,
     bootId: readBootId(),
     run,
+    controllerCalls: config.csiControllerCalls,
     secrets: (plugin, rpc, signal, name) => secrets.resolve(plugin, rpc, signal, name),
     log,
   });

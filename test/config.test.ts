@@ -44,6 +44,7 @@ describe('readConfig', () => {
       csiRegistrationDir: '/run/berth/csi-registry',
       csiLocalDriver: true,
       volumeClassDir: '/etc/berth/volumes.d',
+      csiControllerCalls: 1,
       runtime: 'auto',
       cgroupParent: 'berth',
       logLevel: 'info',
@@ -94,6 +95,15 @@ describe('readConfig', () => {
     });
     for (const bad of ['x', '-1', '1.5', '', 'front=', '=2', 'front=-1', '../x=2', 'front=2=3', 'front=2\n']) {
       assert.match(refused(['--config', file, `--cni-concurrency=${bad}`]).message, /^cni-concurrency/);
+    }
+  });
+
+  test('takes a limit of calls to controllers and refuses what is none', async (t) => {
+    const file = await fileWith(t, 'csi-controller-calls = 4\n');
+    assert.equal(readConfig(['--config', file], '1.0.0').csiControllerCalls, 4);
+    assert.equal(readConfig(['--config', file, '--csi-controller-calls', '8'], '1.0.0').csiControllerCalls, 8);
+    for (const bad of ['0', '-1', '1001', '1.5', 'x', '']) {
+      assert.match(refused(['--config', file, `--csi-controller-calls=${bad}`]).message, /^csi-controller-calls: /);
     }
   });
 

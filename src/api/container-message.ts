@@ -99,7 +99,7 @@ function specMessage(spec: ContainerSpec): SpecMessage {
       ...(hostIp === undefined ? {} : { hostIp }),
     })),
     mounts: spec.mounts.map(mountMessage),
-    devices: spec.devices.map(({ volume, path }) => ({ volume, path })),
+    devices: spec.devices.map(({ volume, path, readOnly }) => ({ volume, path, readOnly })),
     autoRemove: spec.autoRemove,
   };
 }

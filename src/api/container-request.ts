@@ -104,6 +104,6 @@ function mountOf({ volume, hostPath, target, readOnly }: Mount__Output): MountRe
   throw invalid('volume', `the mount at ${JSON.stringify(target.slice(0, 80))} has neither a volume nor a host path`);
 }
 
-function deviceOf({ volume, path }: Device__Output): DeviceRequest {
-  return { volume, path };
+function deviceOf({ volume, path, readOnly }: Device__Output): DeviceRequest {
+  return { volume, path, readOnly };
 }

@@ -75,7 +75,7 @@ export function addContainerFlags(command: Command): Command {
     listOption('--add-host <name:address>', 'line of its hosts file; host-gateway stands for the gateway'),
     listOption('-p, --publish <[ip:]host:container[/proto]>', 'lead a port of the host to one of the container'),
     listOption('-v, --volume <source:path[:ro]>', 'mount a CSI volume by its name, or a host path, at path'),
-    listOption('--device <volume:/dev/name>', 'CSI block volume as a device'),
+    listOption('--device <volume:/dev/name[:ro]>', 'CSI block volume as a device'),
   ];
   for (const option of options) command.addOption(option);
   return command;
@@ -178,11 +178,17 @@ function parseExtraHost(text: string): ExtraHost {
 }
 
 function parseDevice(text: string): Device {
-  const [volume = '', path, ...more] = text.split(':');
+  const [volume = '', path, mode = 'rw', ...more] = text.split(':');
   if (volume === '' || volume.startsWith('/') || path === undefined || more.length > 0) {
-    throw usage('--device', `${JSON.stringify(text)} must be VOLUME:/dev/name with the name of a CSI block volume`);
+    throw usage(
+      '--device',
+      `${JSON.stringify(text)} must be VOLUME:/dev/name[:ro] with the name of a CSI block volume`,
+    );
   }
-  return { volume, path };
+  if (mode !== 'ro' && mode !== 'rw') {
+    throw usage('--device', `${JSON.stringify(text)}: ${JSON.stringify(mode)} must be "ro" or "rw"`);
+  }
+  return { volume, path, readOnly: mode === 'ro' };
 }
 
 function seccompOf(options: readonly string[], cwd: string): string | undefined {

@@ -98,7 +98,7 @@ function specObject(spec: ContainerSpec__Output): Record<string, unknown> {
       target,
       readOnly,
     })),
-    devices: spec.devices.map(({ volume, path }) => ({ volume, path })),
+    devices: spec.devices.map(({ volume, path, readOnly }) => ({ volume, path, readOnly })),
     autoRemove: spec.autoRemove,
   };
 }

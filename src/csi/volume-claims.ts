@@ -29,8 +29,9 @@ export function claimed(
   const others = activeClaims(record).filter((claim) => claim.containerId !== containerId);
   const mine = activeClaims(record).length > others.length;
   if (!mine) checkAvailable(record);
-  if (!mode.writes && !options.readOnly && access === 'mount') {
-    throw refused(`volume ${name} is ${mode.word}: use -v ${name}:/PATH:ro`);
+  if (!mode.writes && !options.readOnly) {
+    const use = access === 'mount' ? `-v ${name}:/PATH:ro` : `--device ${name}:/dev/NAME:ro`;
+    throw refused(`volume ${name} is ${mode.word}: use ${use}`);
   }
   if (mode.exclusive && others.length > 0) {
     throw refused(`volume ${name} is ${mode.word}, container ${others[0]?.containerId} uses it: remove that one first`);
@@ -39,7 +40,8 @@ export function claimed(
   if (options.group !== undefined && !mode.ownTargets && options.group !== record.group) {
     throw invalid('group', `containers share the one mount of volume ${name} (${mode.word})`);
   }
-  const readOnly = !mode.writes || (mode.ownTargets && options.readOnly);
+  // All containers have the same block device: who may only read it is the cgroup's business, not the plugin's.
+  const readOnly = !mode.writes || (mode.ownTargets && options.readOnly && access === 'mount');
   const group = options.group ?? record.group;
   return { key: publicationKey(record, containerId), readOnly, ...(group === undefined ? {} : { group }) };
 }

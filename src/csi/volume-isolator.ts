@@ -107,7 +107,8 @@ export class VolumeIsolator implements Isolator {
   async #publish(id: ContainerId, wish: Wish, signal: AbortSignal): Promise<{ mount?: Mount; device?: Device }> {
     const { volume, target, readOnly } = wish;
     const { path, device } = await this.#volumes.publish(volume, id, { readOnly, target }, signal);
-    if (device !== undefined) return { device: { path: target, type: 'b', ...device, ...DEVICE_MODE } };
+    if (device !== undefined)
+      return { device: { path: target, type: 'b', ...device, ...(readOnly ? READ_ONLY_DEVICE : DEVICE) } };
     // Device nodes on a volume are data, never devices.
     const options = ['bind', 'private', 'nodev', readOnly ? 'ro' : 'rw'];
     return { mount: { destination: target, type: 'bind', source: path, options } };
@@ -138,10 +139,12 @@ function wishesOf({ mounts, devices }: ContainerSpec): Wish[] {
     return [{ field: 'volume', access: 'mount', volume, target, readOnly }];
   });
   const raw = devices.map(
-    ({ volume, path }): Wish => ({ field: 'device', access: 'block', volume, target: path, readOnly: false }),
+    ({ volume, path, readOnly }): Wish => ({ field: 'device', access: 'block', volume, target: path, readOnly }),
   );
   return [...mounted, ...raw];
 }
 
 /** A device under the container's own name: it may be read and written, not made anew. */
-const DEVICE_MODE = { fileMode: 0o660, uid: 0, gid: 0, access: 'rw' } as const;
+const DEVICE = { fileMode: 0o660, uid: 0, gid: 0, access: 'rw' } as const;
+/** The device's cgroup rule is what keeps root from writing; the mode shows it. */
+const READ_ONLY_DEVICE = { fileMode: 0o440, uid: 0, gid: 0, access: 'r' } as const;

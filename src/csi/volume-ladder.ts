@@ -50,6 +50,8 @@ export class VolumeLadder {
   readonly #options: VolumeLadderOptions;
   readonly #caller: PluginCaller;
   readonly #journal: VolumeJournal;
+  /** Volumes that there is room for and that have not moved yet. */
+  readonly #climbing = new Set<string>();
 
   constructor(options: VolumeLadderOptions) {
     this.#options = options;
@@ -59,13 +61,11 @@ export class VolumeLadder {
 
   /** Climbs to a publication. @throws {RuntimeError} what stopped it; the record says where */
   async raise(start: VolumeRecord, wanted: Omit<Publication, 'state'>, signal: AbortSignal): Promise<PublishedPlace> {
-    let record = await this.lower(this.#outdated(start, wanted), neededKeys(start), signal);
-    if (record.state === 'created') record = await this.#beginClimb(record, signal);
-    for (let step = nextUp(record, wanted.key); step !== undefined; step = nextUp(record, wanted.key)) {
-      if (step.key !== undefined) return this.#publish(record, step.rung, wanted, signal);
-      record = await this.#climb(record, step.rung, signal);
+    try {
+      return await this.#raise(start, wanted, signal);
+    } finally {
+      this.#climbing.delete(start.name);
     }
-    return this.#place(record, wanted.key, signal);
   }
 
   /**
@@ -98,6 +98,16 @@ export class VolumeLadder {
     return record;
   }
 
+  async #raise(start: VolumeRecord, wanted: Omit<Publication, 'state'>, signal: AbortSignal): Promise<PublishedPlace> {
+    let record = await this.lower(this.#outdated(start, wanted), neededKeys(start), signal);
+    if (record.state === 'created') record = await this.#beginClimb(record, signal);
+    for (let step = nextUp(record, wanted.key); step !== undefined; step = nextUp(record, wanted.key)) {
+      if (step.key !== undefined) return this.#publish(record, step.rung, wanted, signal);
+      record = await this.#climb(record, step.rung, signal);
+    }
+    return this.#place(record, wanted.key, signal);
+  }
+
   async #place(record: VolumeRecord, key: string, signal: AbortSignal): Promise<PublishedPlace> {
     const { mounts } = this.#options;
     return mounts.verifyTarget(record, mounts.pathsOf(record).target(key), signal);
@@ -119,8 +129,10 @@ export class VolumeLadder {
   /** Which rungs there are is asked once per climb: the way down must be the way up. */
   async #beginClimb(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord> {
     const plugin = await this.#caller.plugin(record.driver, signal);
+    this.#options.mounts.checkPaths(record);
     checkReachable(record, plugin);
-    checkRoom(record, plugin, this.#options.records());
+    checkRoom(record, plugin, this.#options.records(), this.#climbing);
+    this.#climbing.add(record.name);
     const rungs = rungsFor(plugin.capabilities);
     const nodeId = rungs.includes('attachment') ? calls.nodeIdOf(plugin) : undefined;
     const delegatesGroup = plugin.capabilities.node.has('VOLUME_MOUNT_GROUP');

@@ -18,16 +18,7 @@ import { PluginCaller } from './plugin-caller.ts';
 import type { Availability, Claim, VolumeRecord } from './volume.ts';
 import { type PlannedAttempt, VolumeBacklog } from './volume-backlog.ts';
 import { VolumeChanges } from './volume-changes.ts';
-import {
-  checkIdle,
-  checkUnused,
-  claimed,
-  ended,
-  type PublishOptions,
-  remainingClaims,
-  survivingClaims,
-  unknownVolume,
-} from './volume-claims.ts';
+import { checkIdle, checkUnused, claimed, ended, type PublishOptions, unknownVolume } from './volume-claims.ts';
 import { withoutClass } from './volume-class.ts';
 import { VolumeDetachment } from './volume-detachment.ts';
 import { VolumeJournal } from './volume-journal.ts';
@@ -44,8 +35,9 @@ import {
   validateRegisterRequest,
   validateVolumeWish,
 } from './volume-request.ts';
+import { VolumeSettlement } from './volume-settlement.ts';
 import { VolumeSources } from './volume-source.ts';
-import { activeClaims, neededKeys } from './volume-states.ts';
+import { activeClaims } from './volume-states.ts';
 import { type VolumeStats, volumeStats } from './volume-stats.ts';
 import type { VolumeTools } from './volume-tools.ts';
 
@@ -53,8 +45,6 @@ import type { VolumeTools } from './volume-tools.ts';
 const ATTEMPT_TIMEOUT_MS = 60_000;
 /** Longest time a start of the daemon waits for one volume; the background goes on. */
 const RECOVER_TIMEOUT_MS = 10_000;
-
-const NONE: ReadonlySet<string> = new Set();
 
 export class VolumeManager {
   readonly #options: VolumeManagerOptions;
@@ -69,6 +59,7 @@ export class VolumeManager {
   readonly #registration: VolumeRegistration;
   readonly #detachment: VolumeDetachment;
   readonly #sources: VolumeSources;
+  readonly #settlement: VolumeSettlement;
   readonly #lanes = new Serial();
   readonly #backlog: VolumeBacklog;
 
@@ -89,9 +80,17 @@ export class VolumeManager {
     this.#provisioning = new VolumeProvisioning({ ...shared, sources: this.#sources });
     this.#detachment = new VolumeDetachment({ ...shared, ladder: this.#ladder, mounts: this.#mounts });
     this.#registration = new VolumeRegistration(shared);
+    this.#settlement = new VolumeSettlement({
+      ...shared,
+      store: options.store,
+      ladder: this.#ladder,
+      provisioning: this.#provisioning,
+      changes: this.#changes,
+      bootId,
+    });
     this.#backlog = new VolumeBacklog({
       log: this.#log,
-      settle: (name, signal) => this.#lanes.run(name, () => this.#settleAll(name, signal), signal),
+      settle: (name, signal) => this.#lanes.run(name, () => this.#settlement.settleAll(name, signal), signal),
       attemptMs: ATTEMPT_TIMEOUT_MS,
     });
     this.#backlog.follow(registry, (driver) => this.list().filter((record) => record.driver === driver));
@@ -202,7 +201,7 @@ export class VolumeManager {
       checkIdle(record);
       if (!force) {
         checkUnused(record);
-        await this.#backlog.run(name, () => this.#settle(name, signal));
+        await this.#backlog.run(name, () => this.#settlement.settle(name, signal));
         return this.get(name);
       }
       const detached = await this.#detachment.force(record, signal);
@@ -220,7 +219,7 @@ export class VolumeManager {
     const work = async (record: VolumeRecord): Promise<void> => {
       checkUnused(record);
       this.#sources.refuseRemoval(name);
-      await this.#backlog.run(name, () => this.#unmake(record, signal));
+      await this.#backlog.run(name, () => this.#settlement.unmake(record, signal));
     };
     await this.exclusive(name, work, signal);
   }
@@ -265,7 +264,7 @@ export class VolumeManager {
           this.#journal.write(record, { claims: ended(record, (claim) => claim.containerId === containerId) });
         }
         try {
-          await this.#backlog.run(name, () => this.#settle(name, signal));
+          await this.#backlog.run(name, () => this.#settlement.settle(name, signal));
         } catch (error) {
           // What is left may be another container's: that one hears of it.
           if (this.get(name).claims.some((claim) => claim.containerId === containerId)) throw error;
@@ -294,55 +293,12 @@ export class VolumeManager {
     await this.#lanes.drain();
   }
 
-  /** Down from wherever it stands. */
-  async #unmake(record: VolumeRecord, signal: AbortSignal): Promise<void> {
-    const mounted = record.state !== 'creating' && record.state !== 'deleting';
-    const start = mounted ? await this.#ladder.lower(record, NONE, signal) : record;
-    await this.#provisioning.unmake({ ...start, claims: [] }, signal);
-  }
-
-  /** Finishes what is due: a volume half made, half unmade, or no longer used. Nothing is due for one in use. */
-  async #settle(name: string, signal: AbortSignal): Promise<void> {
-    const record = this.#store.read(name);
-    if (record === undefined) return;
-    if (record.state === 'creating') {
-      await this.#provisioning.makeOrForget(record, signal);
-      return;
-    }
-    if (record.state === 'deleting') return this.#provisioning.unmake(record, signal);
-    try {
-      this.#forgetEnded(await this.#ladder.lower(record, neededKeys(record), signal));
-    } catch (error) {
-      this.#forgetEnded(this.get(name));
-      throw error;
-    }
-  }
-
-  /** The same, and what was to be done to the volume itself: nobody who gives a volume back waits for that. */
-  async #settleAll(name: string, signal: AbortSignal): Promise<void> {
-    await this.#settle(name, signal);
-    const record = this.#store.read(name);
-    if (record !== undefined) await this.#changes.resume(record, signal);
-  }
-
-  #forgetEnded(record: VolumeRecord): void {
-    const claims = remainingClaims(record);
-    if (claims.length < record.claims.length) this.#journal.write(record, { claims });
-  }
-
   async #recoverOne(name: string, signal: AbortSignal): Promise<void> {
     try {
-      this.#void(name);
-      await this.#backlog.run(name, () => this.#settleAll(name, signal));
+      this.#settlement.endVoidClaims(name);
+      await this.#backlog.run(name, () => this.#settlement.settleAll(name, signal));
     } catch (error) {
       this.#log.warn({ volume: name, err: error }, 'volume recovery incomplete, will be tried again');
     }
-  }
-
-  /** Claims of containers that cannot be running: of another boot, or on a volume that had not come up. */
-  #void(name: string): void {
-    const record = this.get(name);
-    const claims = survivingClaims(record, this.#options.bootId);
-    if (claims !== record.claims) this.#journal.write(record, { claims });
   }
 }

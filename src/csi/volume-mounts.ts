@@ -24,6 +24,8 @@ import type { OwnershipPolicy, VolumeRecord } from './volume.ts';
 
 /** Longest time that looking at a place, or taking it away, may take. */
 const LOOK_MS = 5000;
+/** What every plugin takes for a path; more is the plugin's own choice (CSI "Size Limits"). */
+const MAX_PATH_BYTES = 128;
 /** Longest time that giving all files of a volume to a group may take. */
 const OWN_MS = 10 * 60_000;
 
@@ -73,6 +75,19 @@ export class VolumeMounts {
       stage: `${dir}/stage`,
       target: (key) => (key === '' ? `${dir}/target` : `${dir}/t-${digest(key, 16)}`),
     };
+  }
+
+  /** @throws {RuntimeError} FAILED_PRECONDITION when the volume's paths are longer than plugins must take */
+  checkPaths(record: VolumeRecord): void {
+    const { dir, target } = this.pathsOf(record);
+    const bytes = Buffer.byteLength(target('x'));
+    if (bytes <= MAX_PATH_BYTES) return;
+    const most = MAX_PATH_BYTES - (bytes - Buffer.byteLength(this.#options.rootDir));
+    const reason = `its paths below ${dir} have ${bytes} bytes, CSI plugins take ${MAX_PATH_BYTES}`;
+    throw new RuntimeError(
+      'FAILED_PRECONDITION',
+      `volume ${record.name}: ${reason}: start berthd with a --root of at most ${most} bytes`,
+    );
   }
 
   /** Makes the directory NodeStageVolume is given (CSI NodeStageVolume, staging_target_path). */

@@ -31,16 +31,20 @@ export function checkReachable({ name, accessibleTopology }: VolumeRecord, { top
 }
 
 /**
- * Counts what of the plugin is on this node, or half way.
+ * Counts what of the plugin is on this node, or half way; `climbing` are names of volumes that have been let in and have
+ * not moved yet.
  * @throws {RuntimeError} RESOURCE_EXHAUSTED when there is no room for one more
  */
 export function checkRoom(
   { name, driver }: VolumeRecord,
   { maxVolumesPerNode }: Plugin,
   records: Iterable<VolumeRecord>,
+  climbing: ReadonlySet<string>,
 ): void {
   if (maxVolumesPerNode === undefined) return;
-  const here = [...records].filter((one) => one.driver === driver && one.name !== name && isHere(one));
+  const here = [...records].filter(
+    (one) => one.driver === driver && one.name !== name && (isHere(one) || climbing.has(one.name)),
+  );
   if (here.length < maxVolumesPerNode) return;
   const names = here.map((one) => one.name).join(', ');
   const reason = `CSI plugin ${driver} takes ${maxVolumesPerNode} volumes per node, here are ${names}`;

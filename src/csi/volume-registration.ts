@@ -4,9 +4,11 @@
  */
 import { RuntimeError } from '../errors.ts';
 import { chooseAccessMode } from './access-modes.ts';
+import type { ValidateVolumeCapabilitiesResponse__Output } from './generated/csi/v1/ValidateVolumeCapabilitiesResponse.ts';
+import type { VolumeCapability__Output } from './generated/csi/v1/VolumeCapability.ts';
 import { lawful, type Plugin } from './plugin.ts';
 import type { PluginCaller } from './plugin-caller.ts';
-import { CsiError, type StringMap } from './protocol.ts';
+import { CsiError, type StringMap, type VolumeCapability } from './protocol.ts';
 import type { VolumeRecord } from './volume.ts';
 import { capabilityOf } from './volume-calls.ts';
 import type { VolumeJournal } from './volume-journal.ts';
@@ -71,12 +73,40 @@ export class VolumeRegistration {
     const refuse = (reason: string): CsiError => new CsiError('FAILED_PRECONDITION', record.driver, rpc, reason);
     if (confirmed === undefined) return;
     if (confirmed === null) throw refuse(message === '' ? 'the volume cannot be used so' : message);
+    if (!confirmed.volumeCapabilities.some((one) => isConfirmed(asked, one))) {
+      const said = confirmed.volumeCapabilities.map(wordsOf).join(' or ') || 'nothing';
+      throw refuse(`it confirms ${said}, not ${wordsOf(asked)}`);
+    }
     lawful(rpc, record.driver, () => {
-      const modes = confirmed.volumeCapabilities.map(({ accessMode }) => accessMode?.mode);
-      if (!modes.includes(record.accessMode)) throw refuse(`it confirms ${modes.join(', ')}, not ${record.accessMode}`);
       checkSame('volume_context', confirmed.volumeContext, record.volumeContext);
+      checkSame('parameters', confirmed.parameters, {});
     });
   }
+}
+
+type Confirmed = NonNullable<ValidateVolumeCapabilitiesResponse__Output['confirmed']>['volumeCapabilities'][number];
+
+/** What a plugin does not speak of it does not deny: the file system and the flags of a mount may be left out. */
+function isConfirmed(asked: VolumeCapability, said: Confirmed): boolean {
+  if (said.accessMode?.mode !== asked.accessMode?.mode) return false;
+  const { mount } = asked;
+  if (mount === undefined || mount === null) return said.accessType === 'block';
+  if (said.accessType !== 'mount') return false;
+  const { fsType = '', mountFlags = [] } = said.mount ?? {};
+  const sameType = fsType === '' || (mount.fsType ?? '') === '' || fsType === mount.fsType;
+  const sameFlags = mountFlags.length === 0 || isSameMap(marks(mountFlags), marks(mount.mountFlags ?? []));
+  return sameType && sameFlags;
+}
+
+function marks(flags: readonly string[]): StringMap {
+  return Object.fromEntries(flags.map((flag) => [flag, '']));
+}
+
+/** "mount of ext4, SINGLE_NODE_WRITER". Flags may be secret and are left out. */
+function wordsOf({ mount, accessMode }: VolumeCapability | VolumeCapability__Output): string {
+  const fsType = mount?.fsType ?? '';
+  const access = mount === undefined || mount === null ? 'block' : `mount${fsType === '' ? '' : ` of ${fsType}`}`;
+  return `${access}, ${String(accessMode?.mode)}`;
 }
 
 function checkSame(field: string, said: StringMap, asked: StringMap): void {

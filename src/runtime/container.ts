@@ -43,6 +43,7 @@ export interface DeviceRequest {
   readonly volume: string;
   /** Path of the node inside the container: "/dev/xvdb". */
   readonly path: string;
+  readonly readOnly: boolean;
 }
 
 /** In place of an address: the gateway of the container's first network that has one. */
@@ -206,7 +207,7 @@ const specSchema = z.object({
       z.object({ kind: z.literal('bind'), source: z.string(), target: z.string(), readOnly: z.boolean() }),
     ]),
   ),
-  devices: z.array(z.object({ volume: z.string(), path: z.string() })),
+  devices: z.array(z.object({ volume: z.string(), path: z.string(), readOnly: z.boolean().default(false) })),
   autoRemove: z.boolean(),
 });
 

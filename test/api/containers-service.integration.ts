@@ -141,7 +141,7 @@ describe('Containers', () => {
         { volume: 'data', target: '/data', readOnly: true },
         { hostPath: '/srv', target: '/srv', readOnly: false },
       ],
-      devices: [{ volume: 'disk', path: '/dev/xvda' }],
+      devices: [{ volume: 'disk', path: '/dev/xvda', readOnly: false }],
       autoRemove: true,
     };
     await daemon.call('Containers', 'Create', { spec: wanted });

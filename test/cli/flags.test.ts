@@ -93,7 +93,8 @@ describe('flags of run and create', () => {
         ],
       },
     ],
-    [['--device', 'disk:/dev/xvda', 'i'], { devices: [{ volume: 'disk', path: '/dev/xvda' }] }],
+    [['--device', 'disk:/dev/xvda', 'i'], { devices: [{ volume: 'disk', path: '/dev/xvda', readOnly: false }] }],
+    [['--device', 'disk:/dev/xvda:ro', 'i'], { devices: [{ volume: 'disk', path: '/dev/xvda', readOnly: true }] }],
   ];
   for (const [argv, expected] of cases) {
     test(`run ${argv.map((word) => JSON.stringify(word)).join(' ')}`, () => {
@@ -122,6 +123,7 @@ describe('flags of run and create', () => {
     [['-v', 'a:/b:ro:z', 'i'], /^--volume/],
     [['--device', '/dev/sda:/dev/x', 'i'], /^--device/],
     [['--device', 'disk', 'i'], /^--device/],
+    [['--device', 'disk:/dev/x:rwm', 'i'], /^--device: .*"rwm" must be "ro" or "rw"/],
     [['--security-opt', 'apparmor=x', 'i'], /^--security-opt/],
     [['--add-host', 'x', 'i'], /^--add-host: "x" must be/],
     [['--add-host', ':192.0.2.1', 'i'], /^--add-host/],

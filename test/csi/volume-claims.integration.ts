@@ -101,6 +101,11 @@ describe('access modes', { skip: missing('root', 'loop') }, () => {
     await host.volumes.publish('ro', A, { readOnly: true }, soon());
     assert.equal(host.plugin.requests('NodePublishVolume').at(-1)?.['readonly'], true);
     await host.volumes.release('ro', A, soon());
+    await host.volumes.create(request({ name: 'raw', access: 'block', accessMode: 'SINGLE_NODE_READER_ONLY' }), soon());
+    await assert.rejects(
+      host.volumes.publish('raw', A, RW, soon()),
+      hasCode('FAILED_PRECONDITION', /--device raw:\/dev\/NAME:ro/),
+    );
     assertIdle(host);
   });
 
@@ -192,6 +197,60 @@ describe('registered volumes', { skip: missing('root', 'loop') }, () => {
     await host.volumes.remove('old', soon());
     assert.ok(!host.plugin.volumes.has('share-1'));
     assertIdle(host);
+  });
+
+  test('are compared with what the plugin confirms', async (t) => {
+    const host = await volumeHost(t, STAGED);
+    await host.plugin.provide('share-1', false, { server: 'nas' });
+    const asked: RegisterRequest = { ...known, fsType: 'ext4', mountFlags: ['noatime', 'key=hush'], accessMode: 'RWO' };
+    const mount = { fsType: 'ext4', mountFlags: ['key=hush', 'noatime'], volumeMountGroup: '' };
+    const mode = { mode: 'SINGLE_NODE_WRITER' };
+    const confirming = (capability: object, more: object = {}): void => {
+      const confirmed = { volumeCapabilities: [capability], volumeContext: { server: 'nas' }, ...more };
+      host.plugin.next('ValidateVolumeCapabilities', async () => ({ confirmed }));
+    };
+    const wrong: readonly (readonly [RegExp, () => void])[] = [
+      [
+        /confirms mount of ext4, SINGLE_NODE_READER_ONLY, not mount of ext4, SINGLE_NODE_WRITER/,
+        () => confirming({ mount, accessMode: { mode: 'SINGLE_NODE_READER_ONLY' } }),
+      ],
+      [/confirms block, SINGLE_NODE_WRITER, not mount/, () => confirming({ block: {}, accessMode: mode })],
+      [
+        /confirms mount of xfs, SINGLE_NODE_WRITER, not mount of ext4/,
+        () => confirming({ mount: { ...mount, fsType: 'xfs' }, accessMode: mode }),
+      ],
+      [/confirms mount of ext4/, () => confirming({ mount: { ...mount, mountFlags: ['noatime'] }, accessMode: mode })],
+      [
+        /volume_context is not the one asked about/,
+        () => confirming({ mount, accessMode: mode }, { volumeContext: { server: 'san' } }),
+      ],
+      [
+        /parameters is not the one asked about/,
+        () => confirming({ mount, accessMode: mode }, { parameters: { class: 'slow' } }),
+      ],
+      [
+        /the share is read-only/,
+        () => host.plugin.next('ValidateVolumeCapabilities', async () => ({ message: 'the share is read-only' })),
+      ],
+      [/cannot be used so/, () => host.plugin.next('ValidateVolumeCapabilities', async () => ({}))],
+    ];
+    for (const [reason, script] of wrong) {
+      script();
+      await assert.rejects(host.volumes.register(asked, soon()), (error) => {
+        assert.ok(error instanceof RuntimeError);
+        assert.match(error.message, reason);
+        assert.doesNotMatch(error.message, /hush/);
+        return true;
+      });
+      assert.deepEqual(host.volumes.list(), []);
+    }
+    confirming({ mount, accessMode: mode });
+    await host.volumes.register(asked, soon());
+    const sent = host.plugin.requests('ValidateVolumeCapabilities').at(-1);
+    assert.deepEqual(sent?.['volumeCapabilities'][0].mount, { ...mount, mountFlags: asked.mountFlags });
+    await host.volumes.remove('old', soon());
+    confirming({ mount: {}, accessMode: mode }, { volumeContext: {} });
+    await host.volumes.register(asked, soon());
   });
 
   test('a made volume can be kept too', async (t) => {

@@ -26,7 +26,7 @@ export const soon = (): AbortSignal => AbortSignal.timeout(20_000);
 
 export type FakeOptions = Partial<Omit<FakeCsiOptions, 'socketPath' | 'backingDir'>>;
 type ManagerOptions = Partial<
-  Pick<VolumeManagerOptions, 'lookMs' | 'controllerCalls' | 'bootId' | 'deadlines' | 'secrets' | 'log'>
+  Pick<VolumeManagerOptions, 'lookMs' | 'controllerCalls' | 'rootDir' | 'bootId' | 'deadlines' | 'secrets' | 'log'>
 > & {
   /** One deadline for all calls. */
   readonly callMs?: number;
@@ -48,6 +48,11 @@ export class ManagerHost {
   get volumes(): VolumeManager {
     if (this.#manager === undefined) throw new Error('the daemon is not running');
     return this.#manager;
+  }
+
+  get registry(): PluginRegistry {
+    if (this.#registry === undefined) throw new Error('the daemon is not running');
+    return this.#registry;
   }
 
   get snapshots(): SnapshotManager {

@@ -41,7 +41,10 @@ async function furnished(t: Parameters<typeof volumeHost>[0]): Promise<VolumeHos
 describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
   test('turns volumes into bind mounts and devices, and gives all back', async (t) => {
     const host = await furnished(t);
-    const box = container(A, { mounts: [data('/data', true)], devices: [{ volume: 'raw', path: '/dev/xvdb' }] });
+    const box = container(A, {
+      mounts: [data('/data', true)],
+      devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly: false }],
+    });
     host.isolator.validate(box);
     const { mounts, devices } = await host.isolator.prepare(box, soon());
     const [mount] = mounts ?? [];
@@ -62,6 +65,30 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
     assertIdle(host);
   });
 
+  test('a device that may be read only has the mode and the rule for it, beside one that may be written', async (t) => {
+    const node: FakeOptions['node'] = ['STAGE_UNSTAGE_VOLUME', 'SINGLE_NODE_MULTI_WRITER'];
+    const host = await volumeHost(t, { controller: ['CREATE_DELETE_VOLUME', 'SINGLE_NODE_MULTI_WRITER'], node });
+    await host.volumes.create(request({ name: 'raw', access: 'block' }), soon());
+    const isolator = new VolumeIsolator({ volumes: host.volumes });
+    const rights: unknown[] = [];
+    for (const [id, readOnly] of [
+      [A, false],
+      [B, true],
+    ] as const) {
+      const box = container(id, { devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly }] });
+      isolator.validate(box);
+      const [device] = (await isolator.prepare(box, soon())).devices ?? [];
+      rights.push([device?.fileMode, device?.access, `${device?.major}:${device?.minor}` === loopOf(host, 'raw')]);
+    }
+    assert.deepEqual(rights, [
+      [0o660, 'rw', true],
+      [0o440, 'r', true],
+    ]);
+    assert.equal(isolator.status(B).volumes?.[0]?.readOnly, true);
+    for (const id of [A, B]) await isolator.cleanup(id, soon());
+    assertIdle(host);
+  });
+
   test('publishes the volumes of a container side by side', async (t) => {
     const host = await furnished(t);
     let together = 0;
@@ -73,7 +100,7 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
       await both.promise;
     };
     await host.isolator.prepare(
-      container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb' }] }),
+      container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly: false }] }),
       soon(),
     );
     await host.isolator.cleanup(A, soon());
@@ -86,7 +113,11 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
       assert.throws(() => isolator.validate(container(A, spec)), hasCode(code, text));
     refuse({ mounts: [data('/data', false, 'nope')] }, 'NOT_FOUND', /no such volume: nope/);
     refuse({ mounts: [data('/data', false, 'raw')] }, 'INVALID_ARGUMENT', /^volume: .*use --device raw:/);
-    refuse({ devices: [{ volume: 'data', path: '/dev/x' }] }, 'INVALID_ARGUMENT', /^device: .*use -v data:/);
+    refuse(
+      { devices: [{ volume: 'data', path: '/dev/x', readOnly: false }] },
+      'INVALID_ARGUMENT',
+      /^device: .*use -v data:/,
+    );
     refuse({ mounts: [data('/a'), data('/b')] }, 'INVALID_ARGUMENT', /named twice/);
     isolator.validate(container(A, { mounts: [{ kind: 'bind', source: '/x', target: '/y', readOnly: true }] }));
   });
@@ -94,7 +125,7 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
   test('one volume that fails stops the others, and cleanup undoes all', async (t) => {
     const host = await furnished(t);
     host.plugin.next('NodePublishVolume', failWith('INTERNAL', { message: 'no such lun' }));
-    const box = container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb' }] });
+    const box = container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly: false }] });
     await assert.rejects(host.isolator.prepare(box, soon()), hasCode('INTERNAL', /no such lun/));
     await host.isolator.cleanup(A, soon());
     assertIdle(host);
@@ -102,7 +133,7 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
 
   test('cleanup attempts every volume, reports what is left, and is due until it succeeds', async (t) => {
     const host = await furnished(t);
-    const box = container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb' }] });
+    const box = container(A, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly: false }] });
     await host.isolator.prepare(box, soon());
     host.plugin.onCall = (rpc, { volumeId }) => {
       const stuck = rpc === 'NodeUnpublishVolume' && String(volumeId).includes('raw');
@@ -121,7 +152,7 @@ describe('VolumeIsolator', { skip: missing('root', 'loop') }, () => {
     const host = await furnished(t);
     await host.isolator.prepare(container(A, { mounts: [data()] }), soon());
     await host.isolator.prepare(
-      container(B, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/x' }] }),
+      container(B, { mounts: [data()], devices: [{ volume: 'raw', path: '/dev/x', readOnly: false }] }),
       soon(),
     );
     await host.start();

@@ -70,8 +70,8 @@ const REFUSED: readonly (readonly [string, object, RegExp])[] = [
   ['a mount target that climbs', { mounts: [bind('/tmp', '/a/../../b')] }, /^volume:/],
   ['a relative mount source', { mounts: [bind('tmp', '/x')] }, /^volume:/],
   ['a mount target twice', { mounts: [bind('/tmp', '/x'), bind('/var', '/x')] }, /^volume:/],
-  ['a device outside /dev', { devices: [{ volume: 'v', path: '/etc/x' }] }, /^device:/],
-  ['a device over a standard one', { devices: [{ volume: 'v', path: '/dev/null' }] }, /^device:/],
+  ['a device outside /dev', { devices: [{ volume: 'v', path: '/etc/x', readOnly: false }] }, /^device:/],
+  ['a device over a standard one', { devices: [{ volume: 'v', path: '/dev/null', readOnly: false }] }, /^device:/],
   ['a capability with a space', { capAdd: ['NET ADMIN'] }, /^cap-add:/],
   ['an empty image', { image: '' }, /^image:/],
 ];
@@ -102,7 +102,7 @@ describe('validateSpec', () => {
         command: ['["sh; rm"]', '--help', '', 'ünïcode'],
         network: ['a', 'b'],
         mounts: [{ kind: 'volume', volume: 'data', target: '/data', readOnly: true }],
-        devices: [{ volume: 'raw', path: '/dev/xvdb' }],
+        devices: [{ volume: 'raw', path: '/dev/xvdb', readOnly: false }],
       }),
     );
     assert.equal(spec.workingDir, '/srv/app');

@@ -60,6 +60,7 @@ export interface FakeCsiOptions {
   readonly groupController?: readonly string[];
   /** Segments of this node; given: VOLUME_ACCESSIBILITY_CONSTRAINTS is offered. */
   readonly topology?: Readonly<Record<string, string>>;
+  readonly maxVolumesPerNode?: number;
   readonly publishContext?: Readonly<Record<string, string>>;
   readonly volumeContext?: Readonly<Record<string, string>>;
   /** Names of volumes that are made, by request name. */
@@ -133,6 +134,8 @@ export class FakeCsi {
   readonly snapshots: FakeSnapshots = new FakeSnapshots(this);
   readonly operations: FakeOperations = new FakeOperations(this);
   readonly survey: FakeSurvey = new FakeSurvey(this);
+  /** Segments of this node as NodeGetInfo tells them; they may change while it runs. */
+  topology: Readonly<Record<string, string>> | undefined;
   /** What Probe says. */
   ready: boolean | null = null;
   /** Runs before each call is served. */
@@ -146,6 +149,7 @@ export class FakeCsi {
   constructor(options: FakeCsiOptions) {
     this.options = options;
     this.name = options.name ?? 'fake.csi.test';
+    this.topology = options.topology;
     this.#journal = new CallJournal(this.name, options.journal);
     if (options.stateFile !== undefined) readState(options.stateFile, this);
   }
@@ -303,6 +307,11 @@ export class FakeCsi {
       }),
       CreateVolume: (request) => this.#create(request),
       DeleteVolume: (request) => this.#delete(request),
+      ValidateVolumeCapabilities: async (request) => {
+        const { volumeContext, volumeCapabilities } = request;
+        this.#volume(request);
+        return { confirmed: { volumeContext, volumeCapabilities } };
+      },
       ...this.snapshots.controllerRpcs(),
       ...this.operations.controllerRpcs(),
       ...this.survey.controllerRpcs(),
@@ -385,7 +394,8 @@ export class FakeCsi {
       NodeGetCapabilities: async () => ({ capabilities: (this.options.node ?? []).map((type) => ({ rpc: { type } })) }),
       NodeGetInfo: async () => ({
         nodeId: 'node-of-the-fake',
-        ...(this.options.topology === undefined ? {} : { accessibleTopology: { segments: this.options.topology } }),
+        ...(this.options.maxVolumesPerNode === undefined ? {} : { maxVolumesPerNode: this.options.maxVolumesPerNode }),
+        ...(this.topology === undefined ? {} : { accessibleTopology: { segments: this.topology } }),
       }),
       ...this.operations.nodeRpcs(),
       NodeStageVolume: (request) => this.#stage(request),
