@@ -7,7 +7,14 @@ import { posix } from 'node:path';
 import { Command, Option } from 'commander';
 import { parse } from 'smol-toml';
 import { z } from 'zod';
-import { type CNI_COMMANDS, type CniConcurrency, cniConcurrency, cniTimeout, controllerCalls, pool } from './config-values.ts';
+import {
+  type CNI_COMMANDS,
+  type CniConcurrency,
+  cniConcurrency,
+  cniTimeout,
+  controllerCalls,
+  pool,
+} from './config-values.ts';
 import { invalid, RuntimeError } from './errors.ts';
 
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;

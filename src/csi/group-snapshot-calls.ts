@@ -3,19 +3,15 @@ import { RuntimeError } from '../errors.ts';
 import { instantOf } from './cut.ts';
 import type { GroupMember, GroupSnapshotRecord } from './group-snapshot.ts';
 import { lawful } from './plugin.ts';
-import { checkText, type Request, type Response, type StringMap } from './protocol.ts';
+import { checkText, type Request, type Response } from './protocol.ts';
 import { readSnapshot, type SeenSnapshot } from './snapshot-calls.ts';
 
 type GroupMessage = Response<'CreateVolumeGroupSnapshot'>['groupSnapshot'];
 
-export function createGroupRequest(
-  record: GroupSnapshotRecord,
-  secrets: StringMap,
-): Request<'CreateVolumeGroupSnapshot'> {
+export function createGroupRequest(record: GroupSnapshotRecord): Request<'CreateVolumeGroupSnapshot'> {
   return {
     name: record.csiName,
     sourceVolumeIds: record.members.map(({ sourceVolumeId }) => sourceVolumeId),
-    secrets,
     parameters: { ...record.parameters },
   };
 }
@@ -24,9 +20,8 @@ export function createGroupRequest(
 export function deleteGroupRequest(
   groupSnapshotId: string,
   snapshotIds: readonly string[],
-  secrets: StringMap,
 ): Request<'DeleteVolumeGroupSnapshot'> {
-  return { groupSnapshotId, snapshotIds: [...snapshotIds], secrets };
+  return { groupSnapshotId, snapshotIds: [...snapshotIds] };
 }
 
 /** @throws {CsiError} FAILED_PRECONDITION when the group cannot be used, though it was made */

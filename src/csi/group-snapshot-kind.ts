@@ -33,7 +33,7 @@ export class GroupSnapshotKind implements CutKind<GroupSnapshotRecord> {
   }
 
   async cut(record: GroupSnapshotRecord, signal: AbortSignal): Promise<Partial<GroupSnapshotRecord>> {
-    const request = createGroupRequest(record, this.#caller.secrets(record, 'CreateVolumeGroupSnapshot'));
+    const request = createGroupRequest(record);
     const response = await this.#caller.call(keyOf(record), 'CreateVolumeGroupSnapshot', request, signal);
     try {
       return readGroupCut(record, response.groupSnapshot);
@@ -54,8 +54,7 @@ export class GroupSnapshotKind implements CutKind<GroupSnapshotRecord> {
 
   /** How the plugin sees a group now. @throws {RuntimeError} what the plugin says */
   async inspect(record: GroupSnapshotRecord, signal: AbortSignal): Promise<Partial<GroupSnapshotRecord>> {
-    const secrets = this.#caller.secrets(record, 'GetVolumeGroupSnapshot');
-    const request = { groupSnapshotId: idOf(record), snapshotIds: [...record.snapshotIds], secrets };
+    const request = { groupSnapshotId: idOf(record), snapshotIds: [...record.snapshotIds] };
     const { groupSnapshot } = await this.#caller.call(keyOf(record), 'GetVolumeGroupSnapshot', request, signal);
     return readGroupCut(record, groupSnapshot);
   }
@@ -83,8 +82,7 @@ export class GroupSnapshotKind implements CutKind<GroupSnapshotRecord> {
     snapshotIds: readonly string[],
     signal: AbortSignal,
   ): Promise<void> {
-    const secrets = this.#caller.secrets(record, 'DeleteVolumeGroupSnapshot');
-    const request = deleteGroupRequest(groupSnapshotId, snapshotIds, secrets);
+    const request = deleteGroupRequest(groupSnapshotId, snapshotIds);
     try {
       await this.#caller.call(keyOf(record), 'DeleteVolumeGroupSnapshot', request, signal);
     } catch (error) {

@@ -168,11 +168,6 @@ export class PluginCaller {
     return answer;
   }
 
-  /** What makers of requests put into the `secrets` field: nothing. The values are added when the request is sent. */
-  secrets(_subject: Pick<CallSubject, 'driver'>, _rpc: Rpc): StringMap {
-    return {};
-  }
-
   /** @throws {RuntimeError} FAILED_PRECONDITION when the secrets for a call cannot be found */
   async checkSecrets(subject: Omit<CallSubject, 'name'>, rpc: Rpc, signal: AbortSignal): Promise<void> {
     await this.#options.secrets?.(subject.driver, rpc, signal, subject.secretsName);

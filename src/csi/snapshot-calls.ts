@@ -6,7 +6,7 @@ import { RuntimeError } from '../errors.ts';
 import { instantOf } from './cut.ts';
 import type { Snapshot__Output } from './generated/csi/v1/Snapshot.ts';
 import { lawful } from './plugin.ts';
-import { checkText, type Request, type Response, type StringMap } from './protocol.ts';
+import { checkText, type Request, type Response } from './protocol.ts';
 import type { SnapshotRecord } from './snapshot.ts';
 
 /** What a plugin tells about a snapshot. */
@@ -21,10 +21,10 @@ export interface SeenSnapshot {
   readonly groupSnapshotId: string;
 }
 
-export function createSnapshotRequest(record: SnapshotRecord, secrets: StringMap): Request<'CreateSnapshot'> {
+export function createSnapshotRequest(record: SnapshotRecord): Request<'CreateSnapshot'> {
   const { sourceVolumeId } = record;
   if (sourceVolumeId === undefined) throw new RuntimeError('INTERNAL', `snapshot ${record.name} has no source`);
-  return { sourceVolumeId, name: record.csiName, secrets, parameters: { ...record.parameters } };
+  return { sourceVolumeId, name: record.csiName, parameters: { ...record.parameters } };
 }
 
 /** @throws {CsiError} FAILED_PRECONDITION when the snapshot cannot be used, though it was made */
@@ -69,6 +69,6 @@ function checkSameSnapshot(record: SnapshotRecord, seen: SeenSnapshot): void {
   }
 }
 
-export function deleteSnapshotRequest(snapshotId: string, secrets: StringMap): Request<'DeleteSnapshot'> {
-  return { snapshotId, secrets };
+export function deleteSnapshotRequest(snapshotId: string): Request<'DeleteSnapshot'> {
+  return { snapshotId };
 }

@@ -31,7 +31,7 @@ export class SnapshotKind implements CutKind<SnapshotRecord> {
   }
 
   async cut(record: SnapshotRecord, signal: AbortSignal): Promise<Partial<SnapshotRecord>> {
-    const request = createSnapshotRequest(record, this.#caller.secrets(record, 'CreateSnapshot'));
+    const request = createSnapshotRequest(record);
     const response = await this.#caller.call(keyOf(record), 'CreateSnapshot', request, signal);
     try {
       return readSnapshotCut(record, response);
@@ -68,7 +68,7 @@ export class SnapshotKind implements CutKind<SnapshotRecord> {
 
   /** An absent snapshot is as good as deleted (CSI DeleteSnapshot). */
   async #delete(record: SnapshotRecord, snapshotId: string, signal: AbortSignal): Promise<void> {
-    const request = deleteSnapshotRequest(snapshotId, this.#caller.secrets(record, 'DeleteSnapshot'));
+    const request = deleteSnapshotRequest(snapshotId);
     try {
       await this.#caller.call(keyOf(record), 'DeleteSnapshot', request, signal);
     } catch (error) {

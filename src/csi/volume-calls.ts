@@ -1,6 +1,7 @@
 /**
  * The calls that move a volume, with the fields CSI asks for: made from the record alone, so that a repeated call says
- * exactly what the first one said. What comes back is checked here before anything believes it.
+ * exactly what the first one said; secrets are added when it is sent (plugin-caller.ts). What comes back is checked here
+ * before anything believes it.
  */
 import { RuntimeError } from '../errors.ts';
 import type { VolumeContentSource__Output } from './generated/csi/v1/VolumeContentSource.ts';
@@ -23,7 +24,7 @@ import { bothSides, isReachable } from './volume-placement.ts';
 /** What CreateVolume tells about a volume. */
 export type MadeVolume = Pick<VolumeRecord, 'volumeId' | 'volumeContext' | 'capacityBytes' | 'accessibleTopology'>;
 
-export function createRequest(record: VolumeRecord, secrets: StringMap): Request<'CreateVolume'> {
+export function createRequest(record: VolumeRecord): Request<'CreateVolume'> {
   const here = record.topology === undefined ? undefined : [{ segments: { ...record.topology } }];
   return {
     name: record.csiName,
@@ -31,7 +32,6 @@ export function createRequest(record: VolumeRecord, secrets: StringMap): Request
     volumeCapabilities: [capabilityOf(record)],
     parameters: { ...record.parameters },
     mutableParameters: { ...record.mutableParameters },
-    secrets,
     ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
     ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
   };
@@ -79,8 +79,8 @@ function checkFilled({ source }: VolumeRecord, said: VolumeContentSource__Output
   throw new RuntimeError('INTERNAL', text);
 }
 
-export function deleteRequest(record: VolumeRecord, secrets: StringMap): Request<'DeleteVolume'> {
-  return { volumeId: idOf(record), secrets };
+export function deleteRequest(record: VolumeRecord): Request<'DeleteVolume'> {
+  return { volumeId: idOf(record) };
 }
 
 /** @throws {CsiError} UNIMPLEMENTED when the plugin has not said who this node is */
@@ -94,13 +94,12 @@ export function nodeIdOf(plugin: Plugin): string {
   );
 }
 
-export function attachRequest(record: VolumeRecord, secrets: StringMap): Request<'ControllerPublishVolume'> {
+export function attachRequest(record: VolumeRecord): Request<'ControllerPublishVolume'> {
   return {
     volumeId: idOf(record),
     nodeId: attachedNode(record),
     volumeCapability: capabilityOf(record),
     readonly: false,
-    secrets,
     volumeContext: { ...record.volumeContext },
   };
 }
@@ -111,17 +110,16 @@ export function readAttached(record: VolumeRecord, response: Response<'Controlle
   return lawful(rpc, record.driver, () => checkMap('publish_context', response.publishContext));
 }
 
-export function detachRequest(record: VolumeRecord, secrets: StringMap): Request<'ControllerUnpublishVolume'> {
-  return { volumeId: idOf(record), nodeId: attachedNode(record), secrets };
+export function detachRequest(record: VolumeRecord): Request<'ControllerUnpublishVolume'> {
+  return { volumeId: idOf(record), nodeId: attachedNode(record) };
 }
 
-export function stageRequest(record: VolumeRecord, paths: VolumePaths, secrets: StringMap): Request<'NodeStageVolume'> {
+export function stageRequest(record: VolumeRecord, paths: VolumePaths): Request<'NodeStageVolume'> {
   return {
     volumeId: idOf(record),
     publishContext: { ...record.publishContext },
     stagingTargetPath: paths.stage,
     volumeCapability: capabilityOf(record),
-    secrets,
     volumeContext: { ...record.volumeContext },
   };
 }
@@ -134,7 +132,6 @@ export function publishRequest(
   record: VolumeRecord,
   paths: VolumePaths,
   { key, readOnly, group }: Publication,
-  secrets: StringMap,
 ): Request<'NodePublishVolume'> {
   return {
     volumeId: idOf(record),
@@ -143,7 +140,6 @@ export function publishRequest(
     targetPath: paths.target(key),
     volumeCapability: capabilityOf(record, group),
     readonly: readOnly,
-    secrets,
     volumeContext: { ...record.volumeContext },
   };
 }

@@ -99,7 +99,6 @@ export class VolumeExpansion {
       const request = {
         volumeId: idOf(record),
         capacityRange: { requiredBytes: targetBytes },
-        secrets: {},
         volumeCapability: capabilityOf(record),
       };
       const { nodeExpansionRequired, ...answer } = await caller.call(record, rpc, request, signal);
@@ -130,7 +129,6 @@ export class VolumeExpansion {
         capacityRange: { requiredBytes: targetBytes },
         stagingTargetPath: stages ? paths.stage : '',
         volumeCapability: capabilityOf(record),
-        secrets: {},
       };
       const answer = await caller.call(record, rpc, request, signal);
       const capacityBytes = grown(record, rpc, answer.capacityBytes, targetBytes);

@@ -180,16 +180,15 @@ export class VolumeLadder {
 
   async #up(record: VolumeRecord, { up }: Rung, signal: AbortSignal): Promise<Partial<VolumeRecord>> {
     const { mounts } = this.#options;
-    const secrets = this.#caller.secrets(record, up);
     switch (up) {
       case 'ControllerPublishVolume': {
-        const answer = await this.#caller.call(record, up, calls.attachRequest(record, secrets), signal);
+        const answer = await this.#caller.call(record, up, calls.attachRequest(record), signal);
         return { publishContext: calls.readAttached(record, answer) };
       }
       case 'NodeStageVolume': {
         const paths = mounts.pathsOf(record);
         mounts.makeStage(paths);
-        await this.#caller.call(record, up, calls.stageRequest(record, paths, secrets), signal);
+        await this.#caller.call(record, up, calls.stageRequest(record, paths), signal);
         return {};
       }
       default:
@@ -200,9 +199,8 @@ export class VolumeLadder {
   async #nodePublish(record: VolumeRecord, publication: Publication, signal: AbortSignal): Promise<PublishedPlace> {
     const { mounts } = this.#options;
     const paths = mounts.pathsOf(record);
-    const secrets = this.#caller.secrets(record, 'NodePublishVolume');
     mounts.makeTargetParent(paths);
-    const request = calls.publishRequest(record, paths, publication, secrets);
+    const request = calls.publishRequest(record, paths, publication);
     await this.#caller.call(record, 'NodePublishVolume', request, signal);
     const place = await this.#verified(record, publication.key, signal);
     const { group, readOnly } = publication;
@@ -253,8 +251,7 @@ export class VolumeLadder {
     const paths = mounts.pathsOf(record);
     switch (down) {
       case 'ControllerUnpublishVolume': {
-        const secrets = this.#caller.secrets(record, down);
-        await this.#caller.call(record, down, calls.detachRequest(record, secrets), signal);
+        await this.#caller.call(record, down, calls.detachRequest(record), signal);
         return;
       }
       case 'NodeUnstageVolume': {

@@ -73,7 +73,7 @@ export class VolumeModification {
   async #send(record: VolumeRecord, before: VolumeRecord['modification'], signal: AbortSignal): Promise<VolumeRecord> {
     const { caller, journal } = this.#options;
     const parameters = { ...record.modification?.parameters };
-    const request = { volumeId: idOf(record), mutableParameters: parameters, secrets: caller.secrets(record, RPC) };
+    const request = { volumeId: idOf(record), mutableParameters: parameters };
     try {
       await caller.call(record, RPC, request, signal);
     } catch (error) {

@@ -141,7 +141,7 @@ export class VolumeProvisioning {
 
   /** A vague failure is asked about once more. */
   async #askTwice(record: VolumeRecord, signal: AbortSignal): Promise<Response<'CreateVolume'>> {
-    const request = createRequest(record, this.#caller.secrets(record, 'CreateVolume'));
+    const request = createRequest(record);
     try {
       return await this.#caller.call(record, 'CreateVolume', request, signal);
     } catch (error) {
@@ -170,7 +170,7 @@ export class VolumeProvisioning {
 
   /** An absent volume is as good as deleted (CSI DeleteVolume). */
   async #delete(record: VolumeRecord, target: VolumeRecord, signal: AbortSignal): Promise<void> {
-    const request = deleteRequest(target, this.#caller.secrets(record, 'DeleteVolume'));
+    const request = deleteRequest(target);
     try {
       await this.#caller.call(record, 'DeleteVolume', request, signal);
     } catch (error) {

@@ -67,7 +67,6 @@ export class VolumeRegistration {
       volumeId: record.volumeId ?? '',
       volumeContext: { ...record.volumeContext },
       volumeCapabilities: [asked],
-      secrets: caller.secrets(record, rpc),
     };
     const { confirmed, message } = await caller.call(record, rpc, request, signal).catch(unlessUnimplemented);
     const refuse = (reason: string): CsiError => new CsiError('FAILED_PRECONDITION', record.driver, rpc, reason);
