@@ -4,11 +4,11 @@
  * given and no descriptor beyond 2. Its end does not wait for a process that it left behind and that still holds its
  * output.
  *
- * Written on `spawn` itself: such programs stand a dozen times in the path of every container.
+ * Written on processes themselves: such programs stand half a dozen times in the path of every container.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Child, type SpawnChild, spawnByNode } from './child.ts';
 import { systemCode } from './errors.ts';
 
 /** A program to run. */
@@ -53,9 +53,13 @@ const DRAIN_ROUNDS = 20;
 const KILL_MS = 2000;
 
 /** Runs a program as a child of this process. */
-export async function runProgram(program: Program, signal: AbortSignal): Promise<ProgramEnd> {
+export async function runProgram(
+  program: Program,
+  signal: AbortSignal,
+  spawnChild: SpawnChild = spawnByNode,
+): Promise<ProgramEnd> {
   if (signal.aborted) return { kind: 'aborted' };
-  const child = start(program);
+  const child = start(program, spawnChild);
   if ('kind' in child) return child;
   const run = new Run(child, program.input);
   try {
@@ -67,14 +71,10 @@ export async function runProgram(program: Program, signal: AbortSignal): Promise
   }
 }
 
-function start({ file, args, env, cwd, input }: Program): ChildProcess | ProgramEnd {
+function start({ file, args, env, cwd, input }: Program, spawnChild: SpawnChild): Child | ProgramEnd {
   try {
-    return spawn(file, args, {
-      env,
-      cwd: cwd ?? '/',
-      detached: true,
-      stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
-    });
+    const stdio = [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'] as const;
+    return spawnChild(file, args, { env, cwd: cwd ?? '/', stdio });
   } catch (error) {
     // Some failures of the system call are thrown, others are an event.
     return unstartable(error);
@@ -88,13 +88,13 @@ function unstartable(error: unknown): ProgramEnd {
 
 /** A child process with what it has written so far. */
 class Run {
-  readonly #child: ChildProcess;
+  readonly #child: Child;
   readonly #stdout: Output;
   readonly #stderr: Output;
   readonly #exited: Promise<ProgramEnd>;
   #drain: NodeJS.Timeout | undefined;
 
-  constructor(child: ChildProcess, input: string | undefined) {
+  constructor(child: Child, input: string | undefined) {
     this.#child = child;
     this.#stdout = new Output(child.stdout);
     this.#stderr = new Output(child.stderr);

@@ -2,11 +2,15 @@
  * The process behind spawner.ts: runs and starts the programs it is asked to, and ends with the channel. It imports next
  * to nothing, so that it stays small.
  */
+import { spawnByNode } from './child.ts';
+import { posixSpawner } from './posix-spawn.ts';
 import { type Program, runProgram } from './run-program.ts';
 import type { SpawnerAnswer, SpawnerRequest } from './spawner.ts';
 import { startProgram } from './start-program.ts';
 
 const running = new Map<number, AbortController>();
+/** Requests wait for it: they are taken from the channel once the listener below is there. */
+const spawnChild = await posixSpawner().catch(() => spawnByNode);
 
 process.on('message', (request: SpawnerRequest) => {
   if (request.kind === 'run') void run(request.id, request.program);
@@ -21,13 +25,13 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, ()
 async function run(id: number, program: Program): Promise<void> {
   const controller = new AbortController();
   running.set(id, controller);
-  const end = await runProgram(program, controller.signal);
+  const end = await runProgram(program, controller.signal, spawnChild);
   running.delete(id);
   answer({ kind: 'end', id, end });
 }
 
 async function start(id: number, program: Omit<Program, 'input'>): Promise<void> {
-  const started = startProgram(program);
+  const started = startProgram(program, spawnChild);
   answer({ kind: 'pid', id, pid: await started.pid });
   const text = await started.report;
   // Where it complains before it reports nothing, the complaints must come first.

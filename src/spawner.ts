@@ -36,7 +36,7 @@ type Listener = (answer: SpawnerAnswer) => void;
 const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
 const MAIN = fileURLToPath(new URL(`./spawner-process.${EXTENSION}`, import.meta.url));
 /** The heap stays small: its size is what starting a program costs. */
-const NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=64'];
+const NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=64', '--disable-warning=ExperimentalWarning'];
 
 export class Spawner {
   readonly #log: Logger;

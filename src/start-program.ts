@@ -2,8 +2,8 @@
  * Starts a program that stays: a supervisor that says one line about how it began and then goes on by itself, in a
  * session of its own, whether or not whoever started it does. The line comes on descriptor 3.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { Readable } from 'node:stream';
+import { type Child, type SpawnChild, spawnByNode } from './child.ts';
 import type { Program } from './run-program.ts';
 
 /** The descriptor on which it says its line. */
@@ -27,13 +27,16 @@ export interface StartedProgram {
 export type StartProgram = (program: Omit<Program, 'input'>) => StartedProgram;
 
 /** Starts a program as a child of this process. */
-export function startProgram({ file, args, env, cwd }: Omit<Program, 'input'>): StartedProgram {
-  const child = spawn(file, args, {
-    env,
-    cwd: cwd ?? '/',
-    detached: true,
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-  });
+export function startProgram(
+  { file, args, env, cwd }: Omit<Program, 'input'>,
+  spawnChild: SpawnChild = spawnByNode,
+): StartedProgram {
+  let child: Child;
+  try {
+    child = spawnChild(file, args, { env, cwd: cwd ?? '/', stdio: ['ignore', 'ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    return unstarted(error);
+  }
   const ended = Promise.withResolvers<void>();
   const failed = Promise.withResolvers<string>();
   child.once('exit', () => ended.resolve());
@@ -53,8 +56,18 @@ export function startProgram({ file, args, env, cwd }: Omit<Program, 'input'>): 
   return { pid: Promise.resolve(child.pid), report, complaints, ended: ended.promise };
 }
 
+/** A program that could not be started. */
+function unstarted(error: unknown): StartedProgram {
+  return {
+    pid: Promise.resolve(undefined),
+    report: Promise.resolve(''),
+    complaints: Promise.resolve(error instanceof Error ? error.message : String(error)),
+    ended: Promise.resolve(),
+  };
+}
+
 /** Lets this process end while the program goes on. */
-function letGo(child: ChildProcess): void {
+function letGo(child: Child): void {
   for (const stream of child.stdio) stream?.destroy();
   child.unref();
 }

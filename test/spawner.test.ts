@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { pino } from 'pino';
+import { inheritedDescriptors } from '../src/inherited-descriptors.ts';
+import { posixSpawner } from '../src/posix-spawn.ts';
 import type { Program } from '../src/run-program.ts';
 import { runProgram } from '../src/run-program.ts';
 import { Spawner } from '../src/spawner.ts';
@@ -49,10 +51,15 @@ async function untilDead(pids: readonly number[]): Promise<void> {
   while (!pids.every(dead)) await new Promise((resolve) => setTimeout(resolve, 5, deadline.throwIfAborted()));
 }
 
-for (const where of ['runProgram', 'Spawner.run'] as const) {
+const posixSpawn = await posixSpawner();
+
+for (const where of ['runProgram', 'runProgram by posix_spawn', 'Spawner.run'] as const) {
   describe(where, () => {
     const runnerOf = (t: TestScope) => {
-      if (where === 'runProgram') return runProgram;
+      if (where === 'runProgram') return (program: Program, signal: AbortSignal) => runProgram(program, signal);
+      if (where !== 'Spawner.run') {
+        return (program: Program, signal: AbortSignal) => runProgram(program, signal, posixSpawn);
+      }
       const spawner = spawnerOf(t);
       return (program: Program, signal: AbortSignal) => spawner.run(program, signal);
     };
@@ -67,8 +74,42 @@ for (const where of ['runProgram', 'Spawner.run'] as const) {
     });
 
     test('tells why a program cannot be started', async (t) => {
-      const end = await runnerOf(t)({ file: '/nonexistent', args: [], env: ENV }, FOREVER);
-      assert.equal(end.kind === 'unstartable' && end.systemCode, 'ENOENT');
+      const dir = await tempDir(t);
+      writeFileSync(join(dir, 'plain'), '');
+      writeFileSync(join(dir, 'open'), '#!/bin/sh\n', { mode: 0o755 });
+      const busy = openSync(join(dir, 'open'), 'r+');
+      cleanup(t, () => closeSync(busy));
+      for (const [file, systemCode] of [
+        ['/nonexistent', 'ENOENT'],
+        ['nonexistent', 'ENOENT'],
+        [join(dir, 'plain'), 'EACCES'],
+        [join(dir, 'open'), 'ETXTBSY'],
+      ] as const) {
+        const end = await runnerOf(t)({ file, args: [], env: ENV }, FOREVER);
+        assert.equal(end.kind === 'unstartable' && end.systemCode, systemCode, file);
+      }
+    });
+
+    test('gives a program a session, default signals and no descriptor but its streams', async (t) => {
+      // Node itself ignores SIGPIPE, which a program would inherit.
+      const script =
+        'ls /proc/$$/fd | grep -vxF "$INHERITED"; grep -E "^Sig(Ign|Blk)" /proc/$$/status; cut -d" " -f6 /proc/$$/stat; echo $$; pwd';
+      const env = { ...ENV, INHERITED: inheritedDescriptors().join('\n') || 'none' };
+      const end = await runnerOf(t)({ ...shell(script), env, cwd: '/usr' }, FOREVER);
+      const lines = end.kind === 'exited' ? end.stdout.trim().split('\n') : [];
+      const pid = lines.at(-2);
+      const none = '0000000000000000';
+      assert.deepEqual(lines, ['0', '1', '2', `SigBlk:\t${none}`, `SigIgn:\t${none}`, pid, pid, '/usr']);
+    });
+
+    test('finds a program in the PATH it is given, and nowhere else', async (t) => {
+      const dir = await tempDir(t);
+      writeFileSync(join(dir, 'sh'), '#!/bin/sh\necho mine', { mode: 0o755 });
+      const run = runnerOf(t);
+      const end = await run({ file: 'sh', args: [], env: { PATH: `${dir}:/usr/bin:/bin` } }, FOREVER);
+      assert.equal(end.kind === 'exited' && end.stdout, 'mine\n');
+      const none = await run({ file: 'sh', args: [], env: { PATH: `${dir}/none` } }, FOREVER);
+      assert.equal(none.kind === 'unstartable' && none.systemCode, 'ENOENT');
     });
 
     test('does not wait for a process that was left behind with the output', async (t) => {
@@ -104,10 +145,11 @@ for (const where of ['runProgram', 'Spawner.run'] as const) {
   });
 }
 
-for (const where of ['startProgram', 'Spawner.start'] as const) {
+for (const where of ['startProgram', 'startProgram by posix_spawn', 'Spawner.start'] as const) {
   describe(where, () => {
     const starterOf = (t: TestScope) => {
-      if (where === 'startProgram') return startProgram;
+      if (where === 'startProgram') return (program: Program) => startProgram(program);
+      if (where !== 'Spawner.start') return (program: Program) => startProgram(program, posixSpawn);
       const spawner = spawnerOf(t);
       return (program: Program) => spawner.start(program);
     };
