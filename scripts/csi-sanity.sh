@@ -33,12 +33,13 @@ for _ in $(seq 100); do
   sleep 0.1
 done
 
+printf 'allocation: reserved\n' >"$place/mutable.yaml"
 failed=0
 for access in mount block; do
   printf '== %s\n' "$access"
   "$CSI_SANITY" --csi.endpoint="$endpoint" --csi.mountdir="$place/target" --csi.stagingdir="$place/stage" \
     --csi.testvolumeaccesstype="$access" --csi.testvolumesize=67108864 --csi.testvolumeexpandsize=134217728 \
-    --ginkgo.no-color "$@" >"$place/$access.log" 2>&1 || failed=1
+    --csi.testvolumemutableparameters="$place/mutable.yaml" --ginkgo.no-color "$@" >"$place/$access.log" 2>&1 || failed=1
   grep -E '^(Ran |FAIL!|SUCCESS!)|^ *\[FAIL\]' "$place/$access.log" || tail -n 40 "$place/$access.log"
 done
 exit "$failed"

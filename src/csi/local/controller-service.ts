@@ -16,6 +16,7 @@ import { difference, parseCreateRequest, parseParameters, sizeFor } from './crea
 import { SMALLEST_BYTES } from './file-system.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
+import { MODIFY_CAPABILITIES, type Modification } from './modification.ts';
 import type { Handlers } from './rpc.ts';
 import { SNAPSHOT_CAPABILITIES } from './snapshot-service.ts';
 import type { Topology } from './topology.ts';
@@ -31,6 +32,7 @@ const CAPABILITIES: readonly ControllerCapability[] = [
   'EXPAND_VOLUME',
   'SINGLE_NODE_MULTI_WRITER',
   ...LISTING_CAPABILITIES,
+  ...MODIFY_CAPABILITIES,
   ...SNAPSHOT_CAPABILITIES,
   'CLONE_VOLUME',
 ];
@@ -40,6 +42,7 @@ export interface ControllerServiceParts {
   readonly kernel: KernelView;
   readonly inFlight: InFlight;
   readonly copying: VolumeCopying;
+  readonly modification: Modification;
   readonly attachments: Attachments;
   readonly topology: Topology;
 }
@@ -49,11 +52,13 @@ export class ControllerService {
   readonly #kernel: KernelView;
   readonly #inFlight: InFlight;
   readonly #copying: VolumeCopying;
+  readonly #modification: Modification;
   readonly #attachments: Attachments;
   readonly #topology: Topology;
 
-  constructor({ files, kernel, inFlight, copying, attachments, topology }: ControllerServiceParts) {
+  constructor({ files, kernel, inFlight, copying, modification, attachments, topology }: ControllerServiceParts) {
     this.#copying = copying;
+    this.#modification = modification;
     this.#attachments = attachments;
     this.#topology = topology;
     this.#files = files;
@@ -88,17 +93,24 @@ export class ControllerService {
     return this.#inFlight.run(`volume named ${JSON.stringify(wanted.name)}`, async () => {
       const existing = this.#files.named(wanted.name);
       if (existing === undefined && source !== undefined) {
-        return { volume: this.describe(await this.#copying.create(wanted, source)) };
+        const copy = await this.#copying.create(wanted, source);
+        return { volume: this.describe(await this.#modification.ofNew(copy, wanted.mutable)) };
       }
       if (existing === undefined) {
         const { name, type, access, fsType } = wanted;
-        return { volume: this.describe(await this.#files.create({ name, type, access, fsType, sizeBytes })) };
+        const made = await this.#files.create({ name, type, access, fsType, sizeBytes });
+        return { volume: this.describe(await this.#modification.ofNew(made, wanted.mutable)) };
       }
       // It may be on its way out.
       return this.#inFlight.run(existing.id, async () => {
         const reason = difference(existing, wanted);
-        if (reason === undefined) return { volume: this.describe(existing) };
-        throw new RuntimeError('ALREADY_EXISTS', `a volume named ${JSON.stringify(wanted.name)} exists, but ${reason}`);
+        if (reason !== undefined) {
+          throw new RuntimeError(
+            'ALREADY_EXISTS',
+            `a volume named ${JSON.stringify(wanted.name)} exists, but ${reason}`,
+          );
+        }
+        return { volume: this.describe(await this.#modification.ofExisting(existing, wanted.mutable)) };
       });
     });
   }

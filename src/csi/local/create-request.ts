@@ -7,6 +7,7 @@ import { checkMap, checkText, type StringMap } from '../protocol.ts';
 import { type Capability, misfit, parseCapability, parseFileSystem } from './capability.ts';
 import { parseContentSource, sourceDifference } from './content-source.ts';
 import { SMALLEST_BYTES } from './file-system.ts';
+import { type MutableParameters, parseMutableParameters } from './mutable-parameters.ts';
 import {
   type AccessType,
   type ContentSource,
@@ -44,6 +45,7 @@ export interface WantedVolume {
   readonly asked: { readonly type: VolumeType | undefined; readonly fsType: FileSystem | undefined };
   /** Undefined: the volume is empty. */
   readonly source: ContentSource | undefined;
+  readonly mutable: MutableParameters;
   readonly size: SizeRange;
   readonly capabilities: readonly Capability[];
 }
@@ -53,11 +55,14 @@ export function parseCreateRequest(request: CreateVolumeRequest__Output): Wanted
   const name = checkName(request.name);
   checkMap('secrets', request.secrets);
   const source = parseContentSource(request.volumeContentSource);
-  if (Object.keys(request.mutableParameters).length > 0) throw invalid('mutable_parameters', 'are not supported');
+  const mutable = parseMutableParameters(request.mutableParameters);
   const capabilities = parseCapabilities(request.volumeCapabilities);
   const access = [...new Set(capabilities.map((capability) => capability.access))].sort();
   const { type, fsType } = parseParameters(request.parameters);
   const asked = [fsType, ...capabilities.map((capability) => capability.fsType)];
+  if (type === 'directory' && mutable.allocation === 'reserved') {
+    throw invalid('mutable_parameters.allocation', 'a directory has no blocks of its own');
+  }
   if (type === 'directory' && access.includes('block')) throw invalid('type', 'a directory has no block access');
   const size = parseSizeRange(request.capacityRange);
   return {
@@ -70,6 +75,7 @@ export function parseCreateRequest(request: CreateVolumeRequest__Output): Wanted
       fsType: asked.find((one) => one !== undefined),
     },
     source,
+    mutable,
     size,
     capabilities,
   };

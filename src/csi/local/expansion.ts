@@ -18,6 +18,7 @@ import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
 import type { NodeExpandVolumeRequest__Output } from '../generated/csi/v1/NodeExpandVolumeRequest.ts';
 import type { NodeExpandVolumeResponse } from '../generated/csi/v1/NodeExpandVolumeResponse.ts';
 import { checkMap } from '../protocol.ts';
+import { allocate } from './allocation.ts';
 import { parseCapability } from './capability.ts';
 import { grownSize, parseSizeRange } from './create-request.ts';
 import {
@@ -123,6 +124,7 @@ export class Expansion {
       const volume = await this.#enlarge(files.get(id));
       const sizeBytes = grownSize(volume, range);
       const grown = sizeBytes === volume.sizeBytes ? volume : await this.#begin(volume, sizeBytes);
+      await allocate(files, grown);
       const nodeExpansionRequired = grown.fsType !== undefined || kernel.loopsOf(grown).length > 0;
       return { capacityBytes: String(grown.sizeBytes), nodeExpansionRequired };
     });

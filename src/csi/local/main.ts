@@ -26,6 +26,7 @@ import { identityService } from './identity-service.ts';
 import { InFlight } from './in-flight.ts';
 import { KernelView } from './kernel-view.ts';
 import { listen, socketPathOf } from './listening.ts';
+import { Modification } from './modification.ts';
 import { NodeService } from './node-service.ts';
 import { NodeStats } from './node-stats.ts';
 import { RpcServing } from './rpc.ts';
@@ -102,6 +103,8 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const inFlight = new InFlight();
   const expansion = new Expansion({ files, kernel, inFlight, log });
   await expansion.finish();
+  const modification = new Modification({ files, inFlight, log });
+  await modification.finish();
   const { nodeId, maxVolumes } = settings;
   const attachments = await Attachments.open(
     { files, kernel, inFlight },
@@ -111,7 +114,7 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const condition = new Condition(files, kernel);
   const stats = new NodeStats(files, kernel, condition);
   const copying = new VolumeCopying({ volumes: files, snapshots, still, inFlight });
-  const controller = new ControllerService({ files, kernel, inFlight, copying, attachments, topology });
+  const controller = new ControllerService({ files, kernel, inFlight, copying, modification, attachments, topology });
   const describe = controller.describe.bind(controller);
   const listing = new VolumeListing({ files, attachments, condition, describe });
   const nodeParts = { nodeId, maxVolumes, files, kernel, mounts, inFlight, expansion, attachments, topology, stats };
@@ -128,6 +131,7 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
       ...listing.handlers(),
       ...attachments.handlers(),
       ...expansion.controllerHandlers(),
+      ...modification.handlers(),
       ...snapshotService.handlers(),
     }),
   );

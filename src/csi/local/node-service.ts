@@ -13,6 +13,7 @@ import type { NodeStageVolumeRequest__Output } from '../generated/csi/v1/NodeSta
 import type { NodeUnpublishVolumeRequest__Output } from '../generated/csi/v1/NodeUnpublishVolumeRequest.ts';
 import type { NodeUnstageVolumeRequest__Output } from '../generated/csi/v1/NodeUnstageVolumeRequest.ts';
 import type { NodeCapability } from '../protocol.ts';
+import { allocate } from './allocation.ts';
 import type { Attachments } from './attachments.ts';
 import { type Capability, isReaderOnly, isShared, parseCapability, requireFit } from './capability.ts';
 import type { Expansion } from './expansion.ts';
@@ -97,6 +98,7 @@ export class NodeService {
       const { access, fingerprint, group } = capability;
       const readonly = capability.mountFlags.includes('ro');
       await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint, readonly } });
+      await allocate(this.#files, volume);
       if (access === 'mount') await this.#parts.expansion.beforeMount(volume);
       await this.#mounts.stage(volume, path, capability);
       if (access === 'mount') await this.#parts.expansion.afterMount(volume, path);

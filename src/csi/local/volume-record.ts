@@ -25,6 +25,10 @@ export interface ContentSource {
   readonly id: string;
 }
 
+/** `thin`: blocks are taken when they are written. `reserved`: all are there from the beginning. */
+export const ALLOCATIONS = ['thin', 'reserved'] as const;
+export type Allocation = (typeof ALLOCATIONS)[number];
+
 /** A volume as it was made, and what became of it. */
 export interface VolumeRecord {
   readonly version: 1;
@@ -46,6 +50,8 @@ export interface VolumeRecord {
   readonly createdBytes?: number | undefined;
   /** The size its image is being given; `sizeBytes` once that is done. */
   readonly expandingTo?: number | undefined;
+  /** Absent: nobody has said anything, which means thin. */
+  readonly allocation?: Allocation | undefined;
   readonly createdAt: string;
 }
 
@@ -85,6 +91,7 @@ export const volumeRecordSchema: z.ZodType<VolumeRecord> = z.strictObject({
   lineage: z.string().regex(VOLUME_ID).optional(),
   createdBytes: z.int().nonnegative().optional(),
   expandingTo: z.int().positive().optional(),
+  allocation: z.enum(ALLOCATIONS).optional(),
   createdAt: z.string(),
 });
 

@@ -279,7 +279,7 @@ for (const access of ['mount', 'block'] as const) {
         controller.map((one: Message) => one['rpc'].type),
         [
           ...['CREATE_DELETE_VOLUME', 'GET_CAPACITY', 'EXPAND_VOLUME', 'SINGLE_NODE_MULTI_WRITER'],
-          ...['LIST_VOLUMES', 'LIST_VOLUMES_PUBLISHED_NODES', 'GET_VOLUME', 'VOLUME_CONDITION'],
+          ...['LIST_VOLUMES', 'LIST_VOLUMES_PUBLISHED_NODES', 'GET_VOLUME', 'VOLUME_CONDITION', 'MODIFY_VOLUME'],
           ...['CREATE_DELETE_SNAPSHOT', 'LIST_SNAPSHOTS', 'GET_SNAPSHOT', 'CLONE_VOLUME'],
         ],
       );
