@@ -51,6 +51,7 @@ import { Containerizer } from './runtime/containerizer.ts';
 import type { Isolator } from './runtime/isolator.ts';
 import { CapabilitiesIsolator } from './runtime/isolators/capabilities.ts';
 import { CgroupsIsolator } from './runtime/isolators/cgroups.ts';
+import { HostAccessIsolator } from './runtime/isolators/host-access.ts';
 import { HostPathIsolator } from './runtime/isolators/host-path.ts';
 import { NamespacesIsolator } from './runtime/isolators/namespaces.ts';
 import { PathsIsolator } from './runtime/isolators/paths.ts';
@@ -122,6 +123,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
       new SeccompIsolator(),
       new RlimitsIsolator(),
       new PathsIsolator(),
+      new HostAccessIsolator(),
     ] satisfies Isolator[],
     store: database.store('container', decodeContainerRecord),
     bootId: readBootId(),
@@ -134,11 +136,13 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
     log,
   });
   parts.defer(() => drain.close());
+  parts.defer(() => volume.supervised.close());
 
   // What recovery gives back goes through it.
   await ipam.server.start(signal);
   await Promise.all([images.recover(signal), volume.start(signal)]);
   await containerizer.recover(signal);
+  volume.supervised.useContainers(containerizer);
   const operations = networkOperations(config, network, containerizer, { ipam: ipam.ipam, run, log });
   parts.defer(() => operations.close());
   await operations.recover(signal);

@@ -10,9 +10,11 @@ import { LOCAL_DRIVER_NAME, localDriverProcess } from './csi/local/local-driver.
 import { propagationCheck } from './csi/plugin-checks.ts';
 import { PluginDropInDirectory } from './csi/plugin-drop-in-directory.ts';
 import { decodeEnrolledPlugin, PluginEnrolment } from './csi/plugin-enrolment.ts';
+import { PluginPlaces } from './csi/plugin-places.ts';
 import { PluginRegistry } from './csi/plugin-registry.ts';
 import { RegistrarDirectory } from './csi/registrar-directory.ts';
 import { SecretResolver } from './csi/secret-resolver.ts';
+import { SharedDirectory } from './csi/shared-mount.ts';
 import { decodeSnapshotRecord } from './csi/snapshot.ts';
 import { SnapshotCatalog } from './csi/snapshot-catalog.ts';
 import { SnapshotManager } from './csi/snapshot-manager.ts';
@@ -82,8 +84,8 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
   const supervised = new SupervisedPlugins({
     store: database.store('supervised-plugin', decodeSupervisedRecord),
     registry,
-    socketsDir: `${config.run}/plugins`,
-    logsDir: `${config.root}/plugin-logs`,
+    places: new PluginPlaces({ socketsDir: `${config.run}/plugins`, logsDir: `${config.root}/plugin-logs`, log }),
+    volumes: new SharedDirectory(`${config.root}/csi/mounts`, run),
     nodeId: nodeId(),
     bootId: readBootId(),
     inUse,

@@ -1,7 +1,8 @@
 /** The Plugins service: the CSI plugins of this host. */
 import type { PluginEnrolment } from '../csi/plugin-enrolment.ts';
 import type { PluginRegistry, PluginSummary } from '../csi/plugin-registry.ts';
-import type { PluginView, SupervisedPlugins } from '../csi/supervised-plugins.ts';
+import type { SupervisedPlugins } from '../csi/supervised-plugins.ts';
+import type { PluginView } from '../csi/supervision-status.ts';
 import { boundedInteger } from './field.ts';
 import type { ListPluginsResponse } from './generated/berth/v1/ListPluginsResponse.ts';
 import type { Parameter } from './generated/berth/v1/Parameter.ts';
@@ -22,7 +23,7 @@ import type { Call, ServiceMethods } from './protocol.ts';
 export interface Plugins {
   readonly registry: Pick<PluginRegistry, 'list' | 'inspect' | 'probe'>;
   readonly enrolment: Pick<PluginEnrolment, 'register' | 'unregister'>;
-  readonly supervised: Pick<SupervisedPlugins, 'viewOf' | 'socketOf' | 'logOf'>;
+  readonly supervised: Pick<SupervisedPlugins, 'viewOf' | 'socketOf' | 'logs'>;
 }
 
 /** Longest wait for the answers of a plugin's sockets. */
@@ -68,8 +69,9 @@ export class PluginsService implements ServiceMethods<PluginsDefinition> {
 
   async *logs(request: PluginLogsRequest__Output, { waitSignal }: Call): AsyncGenerator<PluginLogChunk> {
     const tailLines = boundedInteger('tail', request.tailLines, 0, Number.MAX_SAFE_INTEGER);
-    const log = this.#supervised.logOf(checkRef('name', request.name));
-    for await (const data of log.read({ follow: request.follow, tailLines }, waitSignal)) yield { data };
+    const options = { follow: request.follow, tailLines };
+    const log = this.#supervised.logs(checkRef('name', request.name), options, waitSignal);
+    for await (const data of log) yield { data };
   }
 
   #message(row: PluginSummary): Plugin {

@@ -21,7 +21,7 @@ export function addPluginVerbs(program: Command, session: Session): void {
     .summary('CSI plugins: ls, inspect, register, unregister, probe, capacity, logs')
     .description(
       'CSI plugins of this host: programs that make volumes and mount them. Berth runs those whose file in the\n' +
-        'configuration directory has a command, and uses others wherever they listen.',
+        'configuration directory has a command or an image, and uses others wherever they listen.',
     );
   addLs(group, session);
   group

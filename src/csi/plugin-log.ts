@@ -18,18 +18,12 @@ import {
 } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError, systemCode } from '../errors.ts';
+import type { LogOptions } from '../runtime/launcher.ts';
 
 const MAX_BYTES = 8 * 1024 * 1024;
 const CHUNK_BYTES = 64 * 1024;
 const LOOK_MS = 200;
 const LF = 0x0a;
-
-export interface ReadLogOptions {
-  /** Go on until the signal aborts or the log is removed. */
-  readonly follow: boolean;
-  /** Only the last so many lines; all when absent. */
-  readonly tailLines?: number | undefined;
-}
 
 /** The log of one plugin. */
 export class PluginLog {
@@ -69,8 +63,8 @@ export class PluginLog {
     }
   }
 
-  /** What was written, in pieces of any length. */
-  async *read({ follow, tailLines }: ReadLogOptions, signal: AbortSignal): AsyncGenerator<Buffer> {
+  /** What was written, in pieces of any length; with `follow` until the signal aborts or the log is removed. */
+  async *read({ follow, tailLines }: Omit<LogOptions, 'since'>, signal: AbortSignal): AsyncGenerator<Buffer> {
     const fd = openIfThere(this.#path);
     if (fd === undefined) return;
     try {

@@ -9,9 +9,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { HOST_ENV } from '../host-command.ts';
 import { identify, isAlive, type ProcessIdentity, signalProcess } from '../process-identity.ts';
+import type { LogOptions } from '../runtime/launcher.ts';
 import type { PluginLog } from './plugin-log.ts';
 import type { PluginRun, PluginRunner } from './plugin-run.ts';
-import { filledIn, type PluginPlace } from './plugin-supervision.ts';
+import { environmentFor, filledIn, type PluginPlace } from './plugin-supervision.ts';
 import type { PluginEnd, PluginRunRecord, SupervisedRecord } from './supervised-record.ts';
 
 /** Pause between looks at a process that is no child of this daemon. */
@@ -35,15 +36,11 @@ export class PluginProcesses implements PluginRunner {
   }
 
   async start(record: SupervisedRecord): Promise<PluginRun> {
+    const { supervision, name } = record;
+    if (supervision.kind !== 'process') throw new RuntimeError('INTERNAL', `plugin ${name} is no process`);
     const place = this.#options.placeOf(record);
-    const [file = '', ...args] = record.supervision.command.map((word) => filledIn(word, place));
-    const given = Object.entries(record.supervision.env).map(([key, value]) => [key, filledIn(value, place)]);
-    const env = {
-      ...HOST_ENV,
-      ...Object.fromEntries(given),
-      CSI_ENDPOINT: place.endpoint,
-      NODE_ID: place.nodeId,
-    };
+    const [file = '', ...args] = supervision.command.map((word) => filledIn(word, place));
+    const env = { ...HOST_ENV, ...environmentFor(supervision, place) };
     const log = this.#options.logOf(record).open();
     try {
       const child = spawn(file, args, { env, cwd: '/', detached: true, stdio: ['ignore', log, log] });
@@ -62,6 +59,11 @@ export class PluginProcesses implements PluginRunner {
 
   async sweep(record: SupervisedRecord): Promise<void> {
     for (const { identity } of this.#processes(record)) signalProcess(identity, 'SIGKILL');
+    this.#options.logOf(record).remove();
+  }
+
+  logs(record: SupervisedRecord, options: LogOptions, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    return this.#options.logOf(record).read(options, signal);
   }
 
   #processes(record: SupervisedRecord): readonly { identity: ProcessIdentity; leads: boolean }[] {

@@ -1,8 +1,9 @@
 /**
  * The contract between the supervisor of a plugin (supervised-plugin.ts) and the ways to run one: a process of this host
- * (plugin-process.ts).
+ * (plugin-process.ts), a container (plugin-container.ts).
  */
 import type { ProcessIdentity } from '../process-identity.ts';
+import type { LogOptions } from '../runtime/launcher.ts';
 import type { PluginEnd, PluginRunRecord, SupervisedRecord } from './supervised-record.ts';
 
 /** A plugin that runs. It goes on when the daemon ends. */
@@ -29,5 +30,7 @@ export interface PluginRunner {
   /** The run a record tells of, if it is still there, also when the record does not know its process. */
   find(record: SupervisedRecord, run: PluginRunRecord, signal: AbortSignal): Promise<PluginRun | undefined>;
   /** Ends what the plugin left running after it ended. Only when none of its volumes is in use. */
-  sweep(record: SupervisedRecord): Promise<void>;
+  sweep(record: SupervisedRecord, signal: AbortSignal): Promise<void>;
+  /** What the plugin wrote, in all its runs; with `follow` until it is swept away or the signal aborts. */
+  logs(record: SupervisedRecord, options: LogOptions, signal: AbortSignal): AsyncIterable<Uint8Array>;
 }

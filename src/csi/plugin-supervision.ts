@@ -2,8 +2,11 @@
  * The keys of a drop-in file by which Berth starts the plugin itself. A file that has one of them names no socket: Berth
  * chooses it, and tells it to the plugin as CSI_ENDPOINT and where the file says `{endpoint}`.
  *
- *   command = ["/usr/libexec/some-csi", "--endpoint={endpoint}", "--nodeid={node-id}"]
- *   env = { LOG_LEVEL = "4" }        beside CSI_ENDPOINT, NODE_ID and a PATH; values may hold {endpoint} and {node-id}
+ *   command = ["/usr/libexec/some-csi", "--endpoint={endpoint}"]    as a process of this host
+ *   image = "some/csi:1.2"           as a container
+ *   args = ["--nodeid={node-id}"]    with image: after the image's entrypoint, in place of its command
+ *   mounts = ["/etc/some:/etc/some:ro"]                 with image: places of the host; also :rslave, :rshared
+ *   env = { LOG_LEVEL = "4" }        beside CSI_ENDPOINT and NODE_ID; values may hold {endpoint} and {node-id}
  *   node-id = "rack-7"               what the plugin calls this machine; its host name unless given
  *   grace-seconds = 30               from SIGTERM to SIGKILL; 10 unless given
  *
@@ -12,40 +15,61 @@
 import { posix } from 'node:path';
 import { z } from 'zod';
 import { invalid } from '../errors.ts';
+import type { HostMount } from '../runtime/container.ts';
 import { checkText, LIMITS } from './protocol.ts';
 
-/** A plugin that Berth runs as a process of this host. */
-export interface ProcessSupervision {
-  readonly kind: 'process';
-  /** The program's absolute path and its arguments; may hold `{endpoint}` and `{node-id}`. */
-  readonly command: readonly string[];
+interface SupervisionBase {
+  /** Values may hold `{endpoint}` and `{node-id}`. */
   readonly env: Readonly<Record<string, string>>;
   /** This machine's host name when absent. */
   readonly nodeId?: string;
   readonly graceSeconds: number;
 }
 
-/** What a drop-in file says about starting the plugin; undefined when somebody else starts it. */
-export type Supervision = ProcessSupervision;
+/** A plugin that Berth runs as a process of this host. */
+export interface ProcessSupervision extends SupervisionBase {
+  readonly kind: 'process';
+  /** The program's absolute path and its arguments; may hold `{endpoint}` and `{node-id}`. */
+  readonly command: readonly string[];
+}
+
+/** A plugin that Berth runs as a container. */
+export interface ContainerSupervision extends SupervisionBase {
+  readonly kind: 'container';
+  readonly image: string;
+  /** In place of the image's command, when there are any. */
+  readonly args: readonly string[];
+  readonly mounts: readonly HostMount[];
+}
+
+/** What a drop-in file says about starting the plugin. */
+export type Supervision = ProcessSupervision | ContainerSupervision;
 
 const DEFAULT_GRACE_SECONDS = 10;
 const MAX_GRACE_SECONDS = 600;
-const MAX_ARGS = 256;
-
-/** Their schemas, part of the drop-in file's (plugin-drop-ins.ts). */
-export const supervisionKeys: SupervisionKeys = {
-  command: z.array(z.string()).min(1).max(MAX_ARGS).optional(),
-  env: z.record(z.string(), z.string()).optional(),
-  'node-id': z.string().optional(),
-  'grace-seconds': z.int().min(0).max(MAX_GRACE_SECONDS).optional(),
-};
+const MAX_WORDS = 256;
+const MAX_MOUNTS = 64;
 
 interface SupervisionKeys {
   readonly command: z.ZodOptional<z.ZodArray<z.ZodString>>;
+  readonly image: z.ZodOptional<z.ZodString>;
+  readonly args: z.ZodOptional<z.ZodArray<z.ZodString>>;
+  readonly mounts: z.ZodOptional<z.ZodArray<z.ZodString>>;
   readonly env: z.ZodOptional<z.ZodRecord<z.ZodString, z.ZodString>>;
   readonly 'node-id': z.ZodOptional<z.ZodString>;
   readonly 'grace-seconds': z.ZodOptional<z.ZodInt>;
 }
+
+/** Their schemas, part of the drop-in file's (plugin-drop-ins.ts). */
+export const supervisionKeys: SupervisionKeys = {
+  command: z.array(z.string()).min(1).max(MAX_WORDS).optional(),
+  image: z.string().optional(),
+  args: z.array(z.string()).max(MAX_WORDS).optional(),
+  mounts: z.array(z.string()).max(MAX_MOUNTS).optional(),
+  env: z.record(z.string(), z.string()).optional(),
+  'node-id': z.string().optional(),
+  'grace-seconds': z.int().min(0).max(MAX_GRACE_SECONDS).optional(),
+};
 
 /** The keys of a checked file. */
 export type SupervisionFile = { readonly [K in keyof SupervisionKeys]?: z.infer<SupervisionKeys[K]> };
@@ -55,14 +79,44 @@ export type SupervisionFile = { readonly [K in keyof SupervisionKeys]?: z.infer<
  * @throws {RuntimeError} INVALID_ARGUMENT naming the key
  */
 export function supervisionOf(file: SupervisionFile): Supervision | undefined {
-  const { command, env = {}, 'node-id': nodeId, 'grace-seconds': graceSeconds = DEFAULT_GRACE_SECONDS } = file;
+  const { command, image } = file;
+  if (command !== undefined && image !== undefined) {
+    throw invalid('image', 'a plugin is a process (command) or a container (image): say one of them; see args');
+  }
+  if (image !== undefined) return containerOf(image, file);
+  refuseWithout(file, 'image', ['args', 'mounts']);
   if (command === undefined) {
-    const idle = (['env', 'node-id', 'grace-seconds'] as const).find((key) => file[key] !== undefined);
-    if (idle === undefined) return undefined;
-    throw invalid(idle, 'is for plugins that Berth starts; say how with command = ["/path/of/program", "argument"]');
+    refuseWithout(file, 'command', ['env', 'node-id', 'grace-seconds']);
+    return undefined;
   }
   checkProgram(command[0] ?? '');
   for (const word of command) checkWord('command', word);
+  return { kind: 'process', command, ...baseOf(file) };
+}
+
+function refuseWithout(file: SupervisionFile, needed: string, keys: readonly (keyof SupervisionFile)[]): void {
+  const idle = keys.find((key) => file[key] !== undefined);
+  if (idle === undefined) return;
+  const how =
+    needed === 'image' ? 'as a container; say image = "..."' : 'itself; say command = ["/path"] or image = "..."';
+  throw invalid(idle, `is for plugins that Berth starts ${how}`);
+}
+
+function containerOf(image: string, file: SupervisionFile): ContainerSupervision {
+  const { args = [], mounts = [] } = file;
+  if (image === '') throw invalid('image', 'is empty');
+  checkWord('image', image);
+  for (const word of args) checkWord('args', word);
+  const parsed = mounts.map(hostMountOf);
+  const twice = parsed.find(({ target }, index) => parsed.findIndex((other) => other.target === target) !== index);
+  if (twice !== undefined) throw invalid('mounts', `${twice.target} is named twice`);
+  return { kind: 'container', image, args, mounts: parsed, ...baseOf(file) };
+}
+
+const OURS: ReadonlySet<string> = new Set(['CSI_ENDPOINT', 'NODE_ID']);
+
+function baseOf(file: SupervisionFile): SupervisionBase {
+  const { env = {}, 'node-id': nodeId, 'grace-seconds': graceSeconds = DEFAULT_GRACE_SECONDS } = file;
   for (const [key, value] of Object.entries(env)) {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) throw invalid('env', `${JSON.stringify(key)} is no name of a variable`);
     if (OURS.has(key)) throw invalid('env', `${key} is set by Berth${key === 'NODE_ID' ? '; see node-id' : ''}`);
@@ -72,15 +126,45 @@ export function supervisionOf(file: SupervisionFile): Supervision | undefined {
     if (nodeId === '') throw invalid('node-id', 'is empty');
     checkText('node-id', nodeId, LIMITS.nodeId);
   }
-  return { kind: 'process', command, env, ...(nodeId === undefined ? {} : { nodeId }), graceSeconds };
+  return { env, ...(nodeId === undefined ? {} : { nodeId }), graceSeconds };
 }
 
-const OURS: ReadonlySet<string> = new Set(['CSI_ENDPOINT', 'NODE_ID']);
+const MODES: ReadonlyMap<string, Pick<HostMount, 'readOnly' | 'propagation'>> = new Map([
+  ['rw', { readOnly: false, propagation: 'private' }],
+  ['ro', { readOnly: true, propagation: 'private' }],
+  ['rslave', { readOnly: false, propagation: 'slave' }],
+  ['rshared', { readOnly: false, propagation: 'shared' }],
+]);
+
+/** "/host/path:/path", "/host/path:/path:rshared" */
+function hostMountOf(text: string): HostMount {
+  const [source = '', target = '', word = 'rw', ...rest] = text.split(':');
+  const mode = MODES.get(word);
+  if (mode === undefined || rest.length > 0) {
+    const kinds = [...MODES.keys()].join(', ');
+    throw invalid('mounts', `${JSON.stringify(text)} must be /host/path:/path, or with one of ${kinds} at its end`);
+  }
+  checkAbsolute('mounts', source);
+  checkAbsolute('mounts', target);
+  const isKernels = ['/', '/dev', '/proc', '/sys'].includes(target) || /^\/(proc|sys)\//.test(target);
+  if (isKernels)
+    throw invalid('mounts', `${target} is made by Berth: a plugin has the host's /dev and a /sys of its own`);
+  return { source, target, ...mode };
+}
 
 function checkProgram(program: string): void {
   const shown = JSON.stringify(program.slice(0, 256));
   if (!program.startsWith('/')) throw invalid('command', `${shown} must be an absolute path: no PATH is searched`);
-  if (posix.normalize(program) !== program) throw invalid('command', `${shown} must be a path in its shortest form`);
+  checkAbsolute('command', program);
+}
+
+function checkAbsolute(field: string, path: string): void {
+  checkWord(field, path);
+  const shown = JSON.stringify(path.slice(0, 256));
+  if (!path.startsWith('/')) throw invalid(field, `${shown} must be an absolute path`);
+  if (posix.normalize(path) !== path || (path.length > 1 && path.endsWith('/'))) {
+    throw invalid(field, `${shown} must be a path in its shortest form`);
+  }
 }
 
 /** The kernel ends words at a NUL. */
@@ -98,4 +182,10 @@ export interface PluginPlace {
 /** A word with `{endpoint}` and `{node-id}` replaced; other braces stay as they are. */
 export function filledIn(word: string, { endpoint, nodeId }: PluginPlace): string {
   return word.replace(/\{(endpoint|node-id)\}/g, (_, key) => (key === 'endpoint' ? endpoint : nodeId));
+}
+
+/** What a plugin is told in its environment. */
+export function environmentFor({ env }: Supervision, place: PluginPlace): Record<string, string> {
+  const given = Object.entries(env).map(([key, value]) => [key, filledIn(value, place)]);
+  return { ...Object.fromEntries(given), CSI_ENDPOINT: place.endpoint, NODE_ID: place.nodeId };
 }

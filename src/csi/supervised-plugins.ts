@@ -2,35 +2,35 @@
  * The plugins that Berth itself runs: brought in line with the drop-in files, found again after a restart of the daemon,
  * and kept as long as a volume needs them.
  *
- *   RUN/plugins/NAME/csi.sock    where the plugin of NAME.toml listens
- *   ROOT/plugin-logs/NAME.log    what it wrote
- *
  * A plugin is never ended because the daemon ends: volumes of running containers may need its processes. A plugin whose
  * file is gone is ended once none of its volumes is in use.
  */
-import { mkdirSync, rmdirSync, unlinkSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import type { Logger } from 'pino';
-import { RuntimeError, systemCode } from '../errors.ts';
+import { RuntimeError } from '../errors.ts';
+import type { LogOptions } from '../runtime/launcher.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
+import { type Containers, PluginContainers } from './plugin-container.ts';
 import type { PluginDropIn, PluginDropIns } from './plugin-drop-ins.ts';
-import { PluginLog } from './plugin-log.ts';
+import type { PluginPlaces } from './plugin-places.ts';
 import { PluginProcesses } from './plugin-process.ts';
-import { checkSocketPath, type PluginRegistration } from './plugin-registration.ts';
+import type { PluginRegistration } from './plugin-registration.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 import type { PluginRunner } from './plugin-run.ts';
 import type { PluginSummary } from './plugin-summary.ts';
 import type { PluginPlace, Supervision } from './plugin-supervision.ts';
+import type { SharedDirectory } from './shared-mount.ts';
 import { RESTART_PAUSES, type RestartPauses, SupervisedPlugin } from './supervised-plugin.ts';
-import type { PluginEnd, SupervisedRecord } from './supervised-record.ts';
+import type { SupervisedRecord } from './supervised-record.ts';
+import { type PluginView, viewOf } from './supervision-status.ts';
 
 export interface SupervisedPluginsOptions {
   readonly store: Store<SupervisedRecord>;
   readonly registry: Pick<PluginRegistry, 'register' | 'deregister' | 'report' | 'unreport' | 'list' | 'onReady'>;
-  /** Holds a directory for each plugin. */
-  readonly socketsDir: string;
-  readonly logsDir: string;
+  readonly places: PluginPlaces;
+  /** Where volumes are mounted. */
+  readonly volumes: SharedDirectory;
   /** What plugins are told to call this machine. */
   readonly nodeId: string;
   readonly bootId: string;
@@ -42,64 +42,56 @@ export interface SupervisedPluginsOptions {
   readonly lookMs?: number;
 }
 
-/** How a plugin that Berth runs is. */
-export interface SupervisionStatus {
-  /** The drop-in file without ".toml". */
-  readonly name: string;
-  readonly kind: Supervision['kind'];
-  readonly state: SupervisedPlugin['state'];
-  readonly pid?: number;
-  readonly startedAt?: string;
-  /** Starts after an end nobody asked for. */
-  readonly restarts: number;
-  readonly lastEnd?: PluginEnd;
-  readonly nextStartAt?: string;
-  /** Why it is still there although its file is gone, or why it could not be ended. */
-  readonly kept?: string;
-}
-
-/** A plugin as lists show it, with how Berth runs it where it does. */
-export interface PluginView extends PluginSummary {
-  readonly supervision?: SupervisionStatus;
-}
-
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
-
 /** See the module's head. */
 export class SupervisedPlugins {
   readonly #options: SupervisedPluginsOptions;
+  readonly #places: PluginPlaces;
   readonly #log: Logger;
   readonly #lanes = new Serial();
   readonly #plugins = new Map<string, SupervisedPlugin>();
-  readonly #runner: PluginRunner;
+  readonly #containers = Promise.withResolvers<Containers>();
+  readonly #runners: Readonly<Record<Supervision['kind'], PluginRunner>>;
   /** Why plugins are kept that should go. */
   readonly #kept = new Map<string, string>();
   #wanted: ReadonlyMap<string, PluginDropIn> = new Map();
   #bad: ReadonlySet<string> = new Set();
   #misfits: ReadonlySet<string> = new Set();
+  /** The directory of volumes may be a mount of its own, also by an earlier daemon. */
+  #mayBeShared = true;
   #timer: NodeJS.Timeout | undefined;
   #forget: (() => void) | undefined;
   readonly #closing = new AbortController();
 
   constructor(options: SupervisedPluginsOptions) {
     this.#options = options;
+    this.#places = options.places;
     this.#log = options.log.child({ component: 'csi' });
-    this.#runner = new PluginProcesses({
-      placeOf: (record) => this.#placeOf(record),
-      logOf: ({ name }) => this.#logFile(name),
-    });
+    const placeOf = (record: SupervisedRecord): PluginPlace => this.#placeOf(record);
+    this.#runners = {
+      process: new PluginProcesses({ placeOf, logOf: ({ name }) => this.#places.log(name) }),
+      container: new PluginContainers({
+        containers: this.#containers.promise,
+        placeOf,
+        socketDirOf: ({ name }) => this.#places.socketDir(name),
+        volumes: options.volumes,
+      }),
+    };
   }
 
   /** Finds the plugins on record that still run, and keeps them running. Before {@link apply} and before sockets are dialled. */
   recover(): void {
-    const { store, registry, socketsDir, logsDir, lookMs = 1000 } = this.#options;
-    for (const dir of [socketsDir, logsDir]) mkdirSync(dir, { recursive: true, mode: 0o700 });
+    const { store, registry, lookMs = 1000 } = this.#options;
     for (const record of store.entries().values()) this.#keep(record);
     for (const [name, reason] of store.damaged()) {
       registry.report({ key: `supervised:${name}`, source: 'berthd', origin: name, reason: `record: ${reason}` });
     }
     this.#forget = registry.onReady(() => this.#learnNames());
     this.#timer = setInterval(() => this.#look(), lookMs).unref();
+  }
+
+  /** Containers were found again: from now on plugins may run as containers. */
+  useContainers(containers: Containers): void {
+    this.#containers.resolve(containers);
   }
 
   /** Brings the plugins in line with what all drop-in files say. What follows goes on in the background. */
@@ -111,7 +103,7 @@ export class SupervisedPlugins {
       if (dropIn.supervision === undefined) continue;
       const name = basename(dropIn.file, '.toml');
       try {
-        this.#checkName(name);
+        this.#places.check(name);
         wanted.set(name, dropIn);
       } catch (error) {
         const key = `supervised:${dropIn.file}`;
@@ -140,26 +132,24 @@ export class SupervisedPlugins {
     const files = summary.registrations.filter(({ source }) => source === 'berthd').map(({ origin }) => origin);
     const plugin = [...this.#plugins.values()].find(({ record }) => files.includes(record.file));
     if (plugin === undefined) return summary;
-    const supervision = statusOf(plugin, this.#kept.get(plugin.record.name));
-    const reason = reasonOf(summary, supervision);
-    return { ...summary, ...(reason === undefined ? {} : { reason }), supervision };
+    return viewOf(summary, plugin, this.#kept.get(plugin.record.name));
   }
 
   /** The socket of the plugin of a drop-in file, by the file's name without ".toml"; undefined when there is none. */
   socketOf(name: string): string | undefined {
-    return this.#plugins.has(name) ? this.#socketPath(name) : undefined;
+    return this.#plugins.has(name) ? this.#places.socketPath(name) : undefined;
   }
 
   /**
    * What a plugin wrote, by the name it gives itself or that of its file without ".toml".
    * @throws {RuntimeError} NOT_FOUND when Berth runs no such plugin
    */
-  logOf(ref: string): PluginLog {
+  logs(ref: string, options: LogOptions, signal: AbortSignal): AsyncIterable<Uint8Array> {
     const all = [...this.#plugins.values()].map(({ record }) => record);
     const found =
       all.find(({ name }) => name === ref) ??
       all.find(({ pluginName, wantedName }) => pluginName === ref || wantedName === ref);
-    if (found !== undefined) return this.#logFile(found.name);
+    if (found !== undefined) return this.#runnerOf(found).logs(found, options, signal);
     const names = all.map(({ name }) => name).sort();
     const known = names.length === 0 ? 'it starts none' : `it starts ${names.join(', ')}`;
     throw new RuntimeError('NOT_FOUND', `Berth starts no CSI plugin ${ref} (${known}); others keep their own logs`);
@@ -175,7 +165,8 @@ export class SupervisedPlugins {
     work.catch((error: unknown) => {
       if (this.#closing.signal.aborted) return;
       const reason = RuntimeError.from(error, 'end').message;
-      this.#kept.set(name, `it cannot be ended: ${reason}`);
+      const record = this.#plugins.get(name)?.record;
+      if (record !== undefined) this.#reportEnding(record, `it cannot be ended: ${reason}`);
       this.#log.error({ err: error, supervised: name }, 'plugin could not be brought in line with its file');
     });
   }
@@ -196,9 +187,14 @@ export class SupervisedPlugins {
       }
     }
     await current?.end(this.#closing.signal);
+    // A container would stay; what a process left running may serve volumes.
+    const before = current?.record;
+    if (before?.supervision.kind === 'container' && supervision.kind !== 'container') {
+      await this.#runnerOf(before).sweep(before, this.#closing.signal);
+    }
     this.#kept.delete(name);
-    const { wantedName: _before, ...before } = current?.record ?? { restarts: 0, quickEnds: 0 };
-    this.#keep({ ...before, name, ...said });
+    const { wantedName: _, ...facts } = before ?? { restarts: 0, quickEnds: 0 };
+    this.#keep({ ...facts, name, ...said });
   }
 
   /** The plugin of a file that is gone goes, too, when no volume needs it. */
@@ -216,13 +212,14 @@ export class SupervisedPlugins {
     }
     // From here on nobody can begin to use it.
     registry.deregister(keyOf(name));
+    this.#reportEnding(record, 'its file is gone, it is being ended');
     await plugin.end(this.#closing.signal);
-    await this.#runner.sweep(record);
-    this.#removePlace(name);
-    this.#logFile(name).remove();
+    await this.#runnerOf(record).sweep(record, this.#closing.signal);
+    this.#places.remove(name);
     store.remove(name, 'process');
     this.#plugins.delete(name);
     this.#kept.delete(name);
+    registry.unreport(`supervised:${name}`);
     this.#log.info({ supervised: name }, 'plugin is gone with its file');
   }
 
@@ -232,15 +229,15 @@ export class SupervisedPlugins {
     const { name } = record;
     store.write(name, record, 'process');
     registry.unreport(`supervised:${name}`);
-    mkdirSync(join(this.#options.socketsDir, name), { recursive: true, mode: 0o700 });
-    registry.register(registrationOf(record, this.#socketPath(name)));
+    this.#places.make(name);
+    registry.register(registrationOf(record, this.#places.socketPath(name)));
     const plugin = new SupervisedPlugin({
       record,
       store,
-      runner: this.#runner,
+      runner: this.#runnerOf(record),
       bootId,
       pauses,
-      makeRoom: () => removeFile(this.#socketPath(name)),
+      makeRoom: () => this.#places.removeSocket(name),
       log,
     });
     this.#plugins.set(name, plugin);
@@ -249,14 +246,32 @@ export class SupervisedPlugins {
 
   /** From time to time: logs that grew, plugins that may go by now. */
   #look(): void {
+    if (this.#closing.signal.aborted) return;
+    this.#unshareVolumes();
     for (const [name, { record }] of this.#plugins) {
       if (!this.#wanted.has(name) && !this.#bad.has(record.file)) this.#reconcile(name);
       try {
-        this.#logFile(name).rotate();
+        this.#places.log(name).rotate();
       } catch (error) {
         this.#log.warn({ err: error, supervised: name }, 'log of the plugin was not cut');
       }
     }
+  }
+
+  /** The directory of volumes is as it was once no container needs it otherwise. */
+  #unshareVolumes(): void {
+    const needed = [...this.#plugins.values()].some(({ record }) => record.supervision.kind === 'container');
+    if (needed) this.#mayBeShared = true;
+    if (needed || !this.#mayBeShared) return;
+    this.#mayBeShared = false;
+    this.#options.volumes
+      .unshare(AbortSignal.timeout(10_000))
+      .then((done) => {
+        this.#mayBeShared = !done;
+      })
+      .catch((error: unknown) => {
+        this.#log.warn({ err: error }, 'directory of volumes stays a mount of its own');
+      });
   }
 
   /** The name a plugin gives itself tells, also after its file is gone, which volumes are its. */
@@ -270,38 +285,18 @@ export class SupervisedPlugins {
     }
   }
 
-  /** @throws {RuntimeError} INVALID_ARGUMENT when no socket can be named after the file */
-  #checkName(name: string): void {
-    if (!NAME.test(name)) {
-      throw new RuntimeError(
-        'INVALID_ARGUMENT',
-        `file: the plugin's socket is named after it: call it 1 to 63 letters, digits, ".", "_" and "-", then .toml`,
-      );
-    }
-    checkSocketPath('file', this.#socketPath(name));
+  /** A plugin that is no longer registered is in the list until it is gone. */
+  #reportEnding({ name, file, pluginName }: SupervisedRecord, reason: string): void {
+    const named = pluginName === undefined ? {} : { name: pluginName };
+    this.#options.registry.report({ key: `supervised:${name}`, source: 'berthd', origin: file, ...named, reason });
   }
 
-  #socketPath(name: string): string {
-    return join(this.#options.socketsDir, name, 'csi.sock');
-  }
-
-  #logFile(name: string): PluginLog {
-    return new PluginLog(join(this.#options.logsDir, `${name}.log`));
+  #runnerOf({ supervision }: SupervisedRecord): PluginRunner {
+    return this.#runners[supervision.kind];
   }
 
   #placeOf({ name, supervision }: SupervisedRecord): PluginPlace {
-    return { endpoint: `unix://${this.#socketPath(name)}`, nodeId: supervision.nodeId ?? this.#options.nodeId };
-  }
-
-  #removePlace(name: string): void {
-    removeFile(this.#socketPath(name));
-    const dir = join(this.#options.socketsDir, name);
-    try {
-      rmdirSync(dir);
-    } catch (error) {
-      // What else the plugin put there is its own.
-      this.#log.debug({ err: error, dir }, 'directory of the plugin stays');
-    }
+    return { endpoint: `unix://${this.#places.socketPath(name)}`, nodeId: supervision.nodeId ?? this.#options.nodeId };
   }
 }
 
@@ -312,39 +307,4 @@ function keyOf(name: string): string {
 function registrationOf({ name, file, wantedName }: SupervisedRecord, path: string): PluginRegistration {
   const wanted = wantedName === undefined ? {} : { name: wantedName };
   return { key: keyOf(name), source: 'berthd', origin: file, ...wanted, sockets: [{ path }] };
-}
-
-function statusOf(plugin: SupervisedPlugin, kept: string | undefined): SupervisionStatus {
-  const { name, supervision, run, restarts, lastEnd, nextStartAt } = plugin.record;
-  const pid = run?.process?.pid;
-  return {
-    name,
-    kind: supervision.kind,
-    state: plugin.state,
-    ...(pid === undefined ? {} : { pid }),
-    ...(run === undefined ? {} : { startedAt: run.startedAt }),
-    restarts,
-    ...(lastEnd === undefined ? {} : { lastEnd }),
-    ...(nextStartAt === undefined ? {} : { nextStartAt }),
-    ...(kept === undefined ? {} : { kept }),
-  };
-}
-
-/** What is worth more than that the socket does not answer: why nobody is there. */
-function reasonOf({ state, reason }: PluginSummary, status: SupervisionStatus): string | undefined {
-  const { kept, lastEnd, nextStartAt, restarts, name } = status;
-  if (status.state === 'waiting' && lastEnd !== undefined) {
-    const due = nextStartAt === undefined ? '' : `, next start at ${nextStartAt}`;
-    return `${lastEnd.reason} (restarts: ${restarts}${due}); see berth csi logs ${name}`;
-  }
-  if (kept !== undefined) return kept;
-  return state === 'ready' || lastEnd === undefined ? reason : `${reason ?? 'not ready'}; before, ${lastEnd.reason}`;
-}
-
-function removeFile(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if (systemCode(error) !== 'ENOENT') throw RuntimeError.from(error, `remove ${path}`);
-  }
 }

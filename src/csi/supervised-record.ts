@@ -49,20 +49,36 @@ export interface SupervisedRecord {
   readonly nextStartAt?: string;
 }
 
-const processSchema = z.strictObject({
-  kind: z.literal('process'),
-  command: z.array(z.string()).min(1),
+const base = {
   env: z.record(z.string(), z.string()),
   nodeId: z.string().optional(),
   graceSeconds: z.number().min(0),
-});
+};
+
+const supervisionSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('process'), command: z.array(z.string()).min(1), ...base }),
+  z.strictObject({
+    kind: z.literal('container'),
+    image: z.string(),
+    args: z.array(z.string()),
+    mounts: z.array(
+      z.strictObject({
+        source: z.string(),
+        target: z.string(),
+        readOnly: z.boolean(),
+        propagation: z.enum(['private', 'slave', 'shared']),
+      }),
+    ),
+    ...base,
+  }),
+]);
 
 const schema = z.strictObject({
   name: z.string(),
   file: z.string(),
   wantedName: z.string().optional(),
   pluginName: z.string().optional(),
-  supervision: processSchema,
+  supervision: supervisionSchema,
   run: z
     .strictObject({
       bootId: z.string(),

@@ -102,7 +102,7 @@ export class RootfsIsolator implements Isolator {
     const layers = this.#images.layerPaths(image);
     if (this.#writable.image(id) === undefined) this.#writable.hold(id, image);
     mkdirSync(rootfs, { recursive: true, mode: 0o700 });
-    await settled([this.#mount(id, layers, rootfs, signal), this.#writable.sync(id)]);
+    await settled([this.#mount(container, layers, rootfs, signal), this.#writable.sync(id)]);
     return { rootfs, readOnlyRootfs: spec.readOnlyRootfs, process: this.#process(container, image, rootfs, args) };
   }
 
@@ -144,13 +144,21 @@ export class RootfsIsolator implements Isolator {
     }
   }
 
-  async #mount(id: ContainerId, layers: readonly string[], rootfs: string, signal: AbortSignal): Promise<void> {
+  async #mount(
+    { id, spec }: ContainerRecord,
+    layers: readonly string[],
+    rootfs: string,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { upper, work } = this.#writable.overlayDirs(id, layers[0] ?? '');
     // Directories of the daemon hold no character that these options take for their own (config.ts).
     const data = `lowerdir=${layers.join(':')},upperdir=${upper},workdir=${work}`;
     const begunMs = performance.now();
-    if (!(await this.#systemCall({ kind: 'mountOverlay', target: rootfs, data }, signal))) {
-      const args = ['-i', '-t', 'overlay', '-o', `nodev,${data}`, 'overlay', rootfs];
+    // What a container mounts whose mounts reach the host must not reach it through its root file system.
+    const apart = spec.hostAccess !== undefined;
+    if (apart || !(await this.#systemCall({ kind: 'mountOverlay', target: rootfs, data }, signal))) {
+      const flags = apart ? ['-i', '--make-private'] : ['-i'];
+      const args = [...flags, '-t', 'overlay', '-o', `nodev,${data}`, 'overlay', rootfs];
       await hostCommand('mount', args, signal, { run: this.#run });
     }
     const durationMs = Math.round(performance.now() - begunMs);

@@ -69,6 +69,24 @@ export interface ExtraHost {
   readonly address: string;
 }
 
+/** A place of the host as it is, mounts below it included. */
+export interface HostMount {
+  /** Absolute path on the host. */
+  readonly source: string;
+  readonly target: string;
+  readonly readOnly: boolean;
+  /** Where mounts made below it later are seen, too: "slave" in the container those of the host, "shared" both ways. */
+  readonly propagation: 'private' | 'slave' | 'shared';
+}
+
+/**
+ * What a container of Berth's own gets that works on the host, such as a CSI plugin: all devices, the host's /dev, a
+ * /sys that can be written to, and mounts that reach the host. No request of a user leads to it.
+ */
+export interface HostAccess {
+  readonly mounts: readonly HostMount[];
+}
+
 /** A validated request for a container. Immutable: it is stored and never changed. */
 export interface ContainerSpec {
   readonly name: string;
@@ -98,6 +116,8 @@ export interface ContainerSpec {
   readonly ports: readonly PortMapping[];
   readonly mounts: readonly MountRequest[];
   readonly devices: readonly DeviceRequest[];
+  /** Only for containers that Berth makes for itself. */
+  readonly hostAccess?: HostAccess | undefined;
   /** Remove the container when it exits. */
   readonly autoRemove: boolean;
 }
@@ -208,6 +228,18 @@ const specSchema = z.object({
     ]),
   ),
   devices: z.array(z.object({ volume: z.string(), path: z.string(), readOnly: z.boolean().default(false) })),
+  hostAccess: z
+    .object({
+      mounts: z.array(
+        z.object({
+          source: z.string(),
+          target: z.string(),
+          readOnly: z.boolean(),
+          propagation: z.enum(['private', 'slave', 'shared']),
+        }),
+      ),
+    })
+    .optional(),
   autoRemove: z.boolean(),
 });
 

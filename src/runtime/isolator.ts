@@ -57,6 +57,10 @@ export interface Contribution {
   readonly hostname?: string;
   readonly mounts?: readonly Mount[];
   readonly devices?: readonly Device[];
+  /** The right to use every device there is. */
+  readonly allDevices?: boolean;
+  /** "shared": mounts that ask for it are seen outside; "private" unless given. */
+  readonly mountPropagation?: 'shared' | 'private';
   /** New namespace when `path` is absent. */
   readonly namespaces?: readonly { readonly type: NamespaceType; readonly path?: string }[];
   /** Path below each cgroup hierarchy: "/berth/ID". */

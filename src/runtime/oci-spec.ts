@@ -89,10 +89,10 @@ function linux(contribution: Contribution): Record<string, unknown> {
     namespaces: namespaces(contribution.namespaces),
     devices: devices.map(({ access: _, ...device }) => device),
     resources: {
-      devices: [{ allow: false, access: 'rwm' }, ...devices.map(deviceRule)],
+      devices: deviceRules(contribution),
       ...limits(contribution.resources ?? {}),
     },
-    rootfsPropagation: 'private',
+    rootfsPropagation: contribution.mountPropagation === 'shared' ? 'rshared' : 'private',
     ...(seccomp === 'unconfined' ? {} : { seccomp }),
     ...(contribution.sysctl === undefined ? {} : { sysctl: contribution.sysctl }),
     maskedPaths: spokenOf(contribution.maskedPaths) ?? MASKED_PATHS,
@@ -111,16 +111,28 @@ function namespaces(wanted: Contribution['namespaces'] = []): unknown[] {
   return [...wanted, ...PRIVATE_NAMESPACES.filter((type) => !named.has(type)).map((type) => ({ type }))];
 }
 
-/** Standard mounts, then the others, parents before children; one at a standard place replaces the standard one. */
+/**
+ * Standard mounts, then the others, parents before children; one at a standard place replaces the standard one, and a
+ * bind mount there those below it, too.
+ */
 function mounts(wanted: readonly Mount[]): Mount[] {
   const taken = new Set(wanted.map((mount) => mount.destination));
-  const standard = STANDARD_MOUNTS.filter((mount) => !taken.has(mount.destination));
+  const bound = wanted.filter(({ type }) => type === 'bind').map(({ destination }) => `${destination}/`);
+  const standard = STANDARD_MOUNTS.filter(
+    ({ destination }) => !taken.has(destination) && !bound.some((dir) => destination.startsWith(dir)),
+  );
   const ordered = wanted.toSorted((one, other) => depth(one.destination) - depth(other.destination));
   return [...standard, ...ordered];
 }
 
 function depth(path: string): number {
   return path.split('/').filter((part) => part !== '').length;
+}
+
+/** All are forbidden but those named. */
+function deviceRules({ allDevices, devices = [] }: Contribution): Record<string, unknown>[] {
+  if (allDevices === true) return [{ allow: true, type: 'a', access: 'rwm' }];
+  return [{ allow: false, access: 'rwm' }, ...devices.map(deviceRule)];
 }
 
 function deviceRule({ type, major, minor, access }: Device): Record<string, unknown> {

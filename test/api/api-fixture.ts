@@ -14,7 +14,6 @@ import { SystemService } from '../../src/api/system-service.ts';
 import { VolumeClassesService } from '../../src/api/volume-classes-service.ts';
 import { VolumesService } from '../../src/api/volumes-service.ts';
 import { Daemon } from '../../src/cli/daemon.ts';
-import { PluginLog } from '../../src/csi/plugin-log.ts';
 import type { PluginSummary } from '../../src/csi/plugin-registry.ts';
 import type { VolumeRecord } from '../../src/csi/volume.ts';
 import { newVolume } from '../../src/csi/volume-provisioning.ts';
@@ -207,7 +206,9 @@ export class FakeBackends {
         supervised: {
           viewOf: (row) => row,
           socketOf: () => undefined,
-          logOf: (ref) => new PluginLog(`/nonexistent/${ref}.log`),
+          async *logs(ref) {
+            yield Buffer.from(`${ref} said so\n`);
+          },
         },
       }),
     };

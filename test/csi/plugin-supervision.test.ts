@@ -23,6 +23,25 @@ describe('parsePluginDropIn of a plugin that Berth starts', () => {
     });
   });
 
+  test('takes an image, its arguments and places of the host', () => {
+    const text =
+      'image = "some/csi:1"\nargs = ["--e={endpoint}"]\n' +
+      'mounts = ["/etc/a:/a:ro", "/var/lib/kubelet:/var/lib/kubelet:rshared", "/b:/b", "/run/udev:/run/udev:rslave"]';
+    assert.deepEqual(parsePluginDropIn(FILE, text).supervision, {
+      kind: 'container',
+      image: 'some/csi:1',
+      args: ['--e={endpoint}'],
+      mounts: [
+        { source: '/etc/a', target: '/a', readOnly: true, propagation: 'private' },
+        { source: '/var/lib/kubelet', target: '/var/lib/kubelet', readOnly: false, propagation: 'shared' },
+        { source: '/b', target: '/b', readOnly: false, propagation: 'private' },
+        { source: '/run/udev', target: '/run/udev', readOnly: false, propagation: 'slave' },
+      ],
+      env: {},
+      graceSeconds: 10,
+    });
+  });
+
   const bad: readonly (readonly [title: string, text: string, reason: RegExp])[] = [
     ['has no program', 'command = []', /^command: /],
     ['has a relative program', 'command = ["bin/x"]', /^command: "bin\/x" must be an absolute path/],
@@ -44,6 +63,19 @@ describe('parsePluginDropIn of a plugin that Berth starts', () => {
     ['has an empty node id', 'command = ["/bin/x"]\nnode-id = ""', /^node-id: is empty/],
     ['has a node id that is too long', `command = ["/bin/x"]\nnode-id = "${'n'.repeat(257)}"`, /^node-id: /],
     ['has a grace period without end', 'command = ["/bin/x"]\ngrace-seconds = 601', /^grace-seconds: /],
+    ['has a command and an image', 'command = ["/bin/x"]\nimage = "a"', /^image: .* say one of them/],
+    ['has an empty image', 'image = ""', /^image: is empty/],
+    ['has arguments for a command', 'command = ["/bin/x"]\nargs = ["a"]', /^args: is for plugins .* image/],
+    ['has mounts without an image', 'socket = "/a"\nmounts = ["/a:/b"]', /^mounts: is for plugins .* image/],
+    ['has a mount without a target', 'image = "a"\nmounts = ["/a"]', /^mounts: "" must be an absolute path/],
+    ['has a relative mount', 'image = "a"\nmounts = ["a:/b"]', /^mounts: "a" must be an absolute path/],
+    [
+      'has a mount of an unknown kind',
+      'image = "a"\nmounts = ["/a:/b:rprivate"]',
+      /^mounts: .* rw, ro, rslave, rshared/,
+    ],
+    ['mounts two places at one', 'image = "a"\nmounts = ["/a:/b", "/c:/b"]', /^mounts: \/b is named twice/],
+    ['mounts over /dev', 'image = "a"\nmounts = ["/a:/dev"]', /^mounts: \/dev is made by Berth/],
     ['has a negative grace period', 'command = ["/bin/x"]\ngrace-seconds = -1', /^grace-seconds: /],
   ];
   for (const [title, text, reason] of bad) {

@@ -9,7 +9,8 @@ import { identify, isAlive, type ProcessIdentity, signalProcess } from '../../sr
 import { cleanup, type TestScope } from '../support/cleanup.ts';
 import type { Daemon } from '../support/daemon.ts';
 
-const DRIVER = fileURLToPath(new URL('../../src/csi/local/main.ts', import.meta.url));
+/** The embedded driver's program. */
+export const DRIVER_MAIN: string = fileURLToPath(new URL('../../src/csi/local/main.ts', import.meta.url));
 
 /** How `csi inspect` shows a plugin that Berth runs. */
 export interface Row {
@@ -64,7 +65,7 @@ export async function until<T>(
 
 /** The embedded driver as the command of a drop-in file. */
 export function driverCommand(daemon: Daemon): string {
-  const words = [process.execPath, DRIVER, `--data-dir=${daemon.root}/local.csi.berth`, '--node-id={node-id}'];
+  const words = [process.execPath, DRIVER_MAIN, `--data-dir=${daemon.root}/local.csi.berth`, '--node-id={node-id}'];
   return `command = ${JSON.stringify(words)}\n`;
 }
 

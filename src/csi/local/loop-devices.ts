@@ -30,7 +30,16 @@ export function loopDevicesBelow(path: string): LoopDevice[] {
   return readdirSync('/sys/block')
     .filter((name) => /^loop\d+$/.test(name))
     .flatMap((name) => readLoop(name) ?? [])
-    .filter(({ backingFile }) => backingFile === path || backingFile.startsWith(`${path}/`));
+    .filter(({ backingFile }) => isBelow(backingFile, path));
+}
+
+/**
+ * A file that was attached in a container that is gone has only the end of its path left, from the mount on that went
+ * with the container: "/volumes/ID/data". An id is random, so the end with it names one file.
+ */
+function isBelow(file: string, path: string): boolean {
+  if (file === path || file.startsWith(`${path}/`)) return true;
+  return path.endsWith(file) && /\/[0-9a-f]{32}\/[^/]+$/.test(file);
 }
 
 /** Puts a loop device in front of `file` that stays until it is detached. */

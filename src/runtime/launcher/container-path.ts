@@ -63,6 +63,9 @@ export class ContainerPaths {
       return { kind: 'found', path, hostPath, stats: lstatSync(hostPath) };
     } catch (error) {
       const code = systemCode(error);
+      // What leads to a mount point the runtime makes.
+      const isMade = code === 'ENOENT' && this.#mounts.some(({ destination }) => isWithin(destination, path));
+      if (isMade) return { kind: 'found', path, hostPath: this.#rootfs, stats: lstatSync(this.#rootfs) };
       if (code === 'ENOENT' || code === 'ENOTDIR') return { kind: 'missing', path };
       throw error;
     }

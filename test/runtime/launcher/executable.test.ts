@@ -62,6 +62,15 @@ describe('ContainerPaths.resolve', () => {
     assert.deepEqual(paths.resolve('/exe'), { kind: 'hidden', path: '/proc' });
   });
 
+  test('goes through directories that lead to a mount point and are yet to be made', async (t) => {
+    const rootfs = await tree(t, {}, {});
+    const volume = await tree(t, { tool: [ELF, 0o755] }, {});
+    const mounts = [{ destination: '/opt/some/bin', type: 'bind', source: volume, options: ['rbind'] }];
+    const paths = new ContainerPaths({ rootfs, mounts });
+    assert.equal(paths.resolve('/opt/some/bin/tool').kind, 'found');
+    assert.equal(paths.resolve('/opt/some/lib').kind, 'missing');
+  });
+
   test('goes into what is bind-mounted; a link there means a path of the container', async (t) => {
     const rootfs = await tree(t, { 'bin/real': [ELF, 0o755] });
     const volume = await tree(t, { tool: [ELF, 0o755] }, { link: '/bin/real' });
