@@ -22,6 +22,7 @@ import { SupervisedPlugins } from './csi/supervised-plugins.ts';
 import { decodeSupervisedRecord } from './csi/supervised-record.ts';
 import { decodeVolumeRecord } from './csi/volume.ts';
 import { VolumeClassDirectory } from './csi/volume-class-directory.ts';
+import { VolumeHealth } from './csi/volume-health.ts';
 import { VolumeManager } from './csi/volume-manager.ts';
 import { VolumeSurvey } from './csi/volume-survey.ts';
 import { readBootId } from './process-identity.ts';
@@ -41,6 +42,7 @@ export interface VolumeParts {
   readonly snapshots: SnapshotManager;
   readonly classes: VolumeClassDirectory;
   readonly survey: VolumeSurvey;
+  readonly health: VolumeHealth;
   start(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
@@ -74,6 +76,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     volumes: manager,
     log,
   });
+  const health = new VolumeHealth({ volumes: manager, registry, log });
   const registrars = new RegistrarDirectory({ dir: config.csiRegistrationDir, registry, log });
   const inUse = (plugin: string): string[] =>
     manager
@@ -104,6 +107,7 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     manager,
     snapshots,
     classes,
+    health,
     survey: new VolumeSurvey({ caller: manager.caller, records: () => manager.list(), classes }),
     async start(signal) {
       const { state, detail } = propagationCheck(config.root);
@@ -114,9 +118,11 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
       await dropIns.start();
       await classes.start();
       await registrars.start(signal);
+      health.start();
       await registry.start(signal);
     },
     async close() {
+      await health.close();
       await snapshots.close();
       await manager.close();
       await registrars.close();

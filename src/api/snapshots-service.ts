@@ -1,6 +1,7 @@
 /** The Snapshots and GroupSnapshots services: calls of the API as calls of the snapshot manager. */
 import { type GroupSnapshotRecord, memberSnapshots } from '../csi/group-snapshot.ts';
 import type { SnapshotRecord } from '../csi/snapshot.ts';
+import type { BlockPage } from '../csi/snapshot-blocks.ts';
 import type { ListedSnapshot, SnapshotManager } from '../csi/snapshot-manager.ts';
 import type { CreateGroupSnapshotRequest__Output } from './generated/berth/v1/CreateGroupSnapshotRequest.ts';
 import type { CreateSnapshotRequest__Output } from './generated/berth/v1/CreateSnapshotRequest.ts';
@@ -17,6 +18,8 @@ import type { RegisterSnapshotRequest__Output } from './generated/berth/v1/Regis
 import type { RemoveGroupSnapshotResponse } from './generated/berth/v1/RemoveGroupSnapshotResponse.ts';
 import type { RemoveSnapshotResponse } from './generated/berth/v1/RemoveSnapshotResponse.ts';
 import type { Snapshot } from './generated/berth/v1/Snapshot.ts';
+import type { SnapshotBlocks } from './generated/berth/v1/SnapshotBlocks.ts';
+import type { SnapshotBlocksRequest__Output } from './generated/berth/v1/SnapshotBlocksRequest.ts';
 import type { SnapshotRequest__Output } from './generated/berth/v1/SnapshotRequest.ts';
 import type { SnapshotsDefinition } from './generated/berth/v1/Snapshots.ts';
 import { checkRef } from './object-ref.ts';
@@ -28,13 +31,13 @@ const DEFAULT_DRIVER = 'local.csi.berth';
 /** What the service of snapshots asks of the snapshot manager. */
 export type Snapshots = Pick<
   SnapshotManager,
-  'create' | 'register' | 'list' | 'listAtPlugin' | 'get' | 'untilReady' | 'remove'
+  'create' | 'register' | 'list' | 'listAtPlugin' | 'get' | 'untilReady' | 'remove' | 'blocks'
 >;
 
 /** What the service of groups asks of it. */
 export type GroupSnapshotTable = Pick<
   SnapshotManager,
-  'createGroup' | 'listGroups' | 'getGroup' | 'untilGroupReady' | 'removeGroup'
+  'createGroup' | 'listGroups' | 'getGroup' | 'lookAtGroup' | 'untilGroupReady' | 'removeGroup'
 >;
 
 export class SnapshotsService implements ServiceMethods<SnapshotsDefinition> {
@@ -80,10 +83,28 @@ export class SnapshotsService implements ServiceMethods<SnapshotsDefinition> {
     return snapshotMessage(await this.#snapshots.untilReady(checkRef('name', name), waitSignal));
   }
 
+  blocks(
+    { name, base, startingOffset, maxResults }: SnapshotBlocksRequest__Output,
+    { waitSignal }: Call,
+  ): AsyncIterable<SnapshotBlocks> {
+    const words = {
+      name: checkRef('name', name),
+      ...(base === '' ? {} : { base: checkRef('base', base) }),
+      startingOffset: BigInt(startingOffset),
+      maxResults,
+    };
+    return blockMessages(this.#snapshots.blocks(words, waitSignal));
+  }
+
   async remove({ name }: SnapshotRequest__Output, { signal }: Call): Promise<RemoveSnapshotResponse> {
     await this.#snapshots.remove(checkRef('name', name), signal);
     return {};
   }
+}
+
+/** Shape only; what cannot be is refused by the snapshot manager (src/csi/snapshot-blocks.ts). */
+async function* blockMessages(pages: AsyncIterable<BlockPage>): AsyncGenerator<SnapshotBlocks> {
+  for await (const { kind, volumeBytes, runs } of pages) yield { kind, volumeBytes, runs: [...runs] };
 }
 
 export class GroupSnapshotsService implements ServiceMethods<GroupSnapshotsDefinition> {
@@ -109,8 +130,9 @@ export class GroupSnapshotsService implements ServiceMethods<GroupSnapshotsDefin
     return { groups: this.#groups.listGroups().map(groupMessage) };
   }
 
-  async inspect({ name }: GroupSnapshotRequest__Output): Promise<GroupSnapshot> {
-    return groupMessage(this.#groups.getGroup(checkRef('name', name)));
+  async inspect({ name }: GroupSnapshotRequest__Output, { signal }: Call): Promise<GroupSnapshot> {
+    const { atPlugin, reason } = await this.#groups.lookAtGroup(checkRef('name', name), signal);
+    return { ...groupMessage(this.#groups.getGroup(name)), atDriver: atPlugin, atDriverReason: reason };
   }
 
   async wait({ name }: GroupSnapshotRequest__Output, { waitSignal }: Call): Promise<GroupSnapshot> {

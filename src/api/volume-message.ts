@@ -1,6 +1,7 @@
 /** A volume on record as a message of the API. */
 import type { Claim, VolumeFailure, VolumeRecord } from '../csi/volume.ts';
 import type { PlannedAttempt } from '../csi/volume-backlog.ts';
+import type { KnownCondition } from '../csi/volume-health.ts';
 import type { VolumeSource } from '../csi/volume-request.ts';
 import { stepsDown } from '../csi/volume-states.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
@@ -9,8 +10,8 @@ import type { VolumeFailure as FailureMessage } from './generated/berth/v1/Volum
 import { pairs } from './volume-survey-message.ts';
 import { useMessage } from './volume-use.ts';
 
-/** `planned`: when something that is due is tried again. */
-export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt): Volume {
+/** `planned`: when something that is due is tried again; `condition`: what its plugin said last. */
+export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt, condition?: KnownCondition): Volume {
   const { name, driver, capacityBytes, state, createdAt, fsType, failure } = volume;
   return {
     name,
@@ -32,6 +33,7 @@ export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt): V
     ...(planned === undefined ? {} : { nextTryAt: planned.nextTryAt }),
     volumeClass: volume.volumeClass ?? '',
     mutableParameters: pairs(volume.mutableParameters),
+    ...(condition === undefined ? {} : { condition }),
     pendingParameters: pairs(volume.modification?.parameters ?? {}),
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
     stepsDown: [...stepsDown(volume)],

@@ -1,6 +1,7 @@
 /** The Volumes service: calls of the API as calls of the volume manager. */
 import type { VolumeRecord } from '../csi/volume.ts';
 import type { VolumeDrain } from '../csi/volume-drain.ts';
+import type { VolumeHealth } from '../csi/volume-health.ts';
 import type { VolumeManager } from '../csi/volume-manager.ts';
 import { DEFAULT_DRIVER, type VolumeAccess, type VolumeSource, type VolumeWish } from '../csi/volume-request.ts';
 import type { VolumeSurvey } from '../csi/volume-survey.ts';
@@ -36,15 +37,21 @@ export type Volumes = Pick<
   'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats' | 'register' | 'update' | 'modify' | 'detach'
 >;
 
+/** What is known of volumes beside their records. */
+export interface KnownOfVolumes {
+  readonly survey: Pick<VolumeSurvey, 'list' | 'capacity'>;
+  readonly health: Pick<VolumeHealth, 'of'>;
+}
+
 export class VolumesService implements ServiceMethods<VolumesDefinition> {
   readonly #volumes: Volumes;
   readonly #drain: Pick<VolumeDrain, 'drain'>;
-  readonly #survey: Pick<VolumeSurvey, 'list' | 'capacity'>;
+  readonly #known: KnownOfVolumes;
 
-  constructor(volumes: Volumes, drain: Pick<VolumeDrain, 'drain'>, survey: Pick<VolumeSurvey, 'list' | 'capacity'>) {
+  constructor(volumes: Volumes, drain: Pick<VolumeDrain, 'drain'>, known: KnownOfVolumes) {
     this.#volumes = volumes;
     this.#drain = drain;
-    this.#survey = survey;
+    this.#known = known;
   }
 
   async create(request: CreateVolumeRequest__Output, { signal }: Call): Promise<Volume> {
@@ -94,7 +101,7 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
     { driver }: ListDriverVolumesRequest__Output,
     { signal }: Call,
   ): Promise<ListDriverVolumesResponse> {
-    const volumes = await this.#survey.list(checkRef('driver', driver === '' ? DEFAULT_DRIVER : driver), signal);
+    const volumes = await this.#known.survey.list(checkRef('driver', driver === '' ? DEFAULT_DRIVER : driver), signal);
     return { volumes: volumes.map(driverVolumeMessage) };
   }
 
@@ -106,11 +113,12 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
       access: accessOf(access),
       parameters: mapOf(parameters),
     };
-    return capacityMessage(await this.#survey.capacity(asked, signal));
+    return capacityMessage(await this.#known.survey.capacity(asked, signal));
   }
 
   #message(volume: VolumeRecord): Volume {
-    return volumeMessage(volume, this.#volumes.planned(volume.name));
+    const { name } = volume;
+    return volumeMessage(volume, this.#volumes.planned(name), this.#known.health.of(name));
   }
 }
 

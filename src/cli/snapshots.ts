@@ -7,6 +7,7 @@ import { usage } from './failure.ts';
 import { parseParameter } from './parameter-flag.ts';
 import { type Format, formatOption, jsonOption, listOption, type Session } from './session.ts';
 import { formatSize } from './size.ts';
+import { addBlockVerbs } from './snapshot-blocks.ts';
 import type { Column } from './table.ts';
 import { whileWaiting } from './waiting.ts';
 
@@ -23,7 +24,7 @@ const NO_WAIT_TEXT = 'return after the cut, before the snapshot can be used';
 export function addSnapshotVerbs(program: Command, session: Session): void {
   const group = program
     .command('snapshot')
-    .summary('snapshots: ls, inspect, rm, register, group')
+    .summary('snapshots: ls, inspect, rm, register, blocks, diff, group')
     .description(
       'Snapshots of volumes. "berth volume snapshot" makes one, "berth volume create --from-snapshot" uses one.',
     );
@@ -63,6 +64,7 @@ export function addSnapshotVerbs(program: Command, session: Session): void {
       const snapshot = await daemon.call('Snapshots', 'Register', { name, ...flags });
       await session.print(`${snapshot.name}\n`);
     });
+  addBlockVerbs(group, session);
   addGroupVerbs(group, session);
 }
 
@@ -169,13 +171,16 @@ function addGroupVerbs(parent: Command, session: Session): void {
   group
     .command('inspect')
     .summary('show everything about group snapshots')
-    .description('Shows everything about group snapshots as a JSON array.')
+    .description(
+      'Shows everything about group snapshots as a JSON array, and what their plugins say of them now (atPlugin): present,\n' +
+        'changed, gone or unknown.',
+    )
     .argument('<group...>', 'name')
     .addOption(jsonOption())
     .action(async (names: string[], _flags: unknown, command: Command) => {
       const daemon = await session.daemon(command);
       const groups = await Promise.all(names.map((name) => daemon.call('GroupSnapshots', 'Inspect', { name })));
-      await session.printJson(groups.map(groupObject));
+      await session.printJson(groups.map(lookedAtObject));
     });
   group
     .command('rm')
@@ -259,4 +264,9 @@ function groupObject(group: GroupSnapshot__Output): Record<string, unknown> {
     members: group.members.map(snapshotObject),
     error,
   };
+}
+
+function lookedAtObject(group: GroupSnapshot__Output): Record<string, unknown> {
+  const { atDriver, atDriverReason } = group;
+  return { ...groupObject(group), atPlugin: atDriver, atPluginReason: orNull(atDriverReason) };
 }

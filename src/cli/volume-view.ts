@@ -1,5 +1,6 @@
 /** Volumes as people and programs read them: the columns of `volume ls`, the object and the text of `volume inspect`. */
 import type { Volume__Output } from '../api/generated/berth/v1/Volume.ts';
+import { conditionText } from './condition-text.ts';
 import { formatDuration, formatSize } from './size.ts';
 import { type Column, table } from './table.ts';
 
@@ -13,6 +14,10 @@ export const VOLUME_COLUMNS: readonly Column<Volume__Output>[] = [
   { heading: 'STATE', cell: stateText },
   { heading: 'CONTAINERS', cell: ({ containerIds }) => containerIds.map(shortId).join(' ') },
   { heading: 'ERROR', cell: (volume) => errorText(volume) },
+  {
+    heading: 'CONDITION',
+    cell: ({ condition }) => (condition?.abnormal === true ? knownConditionText(condition) : ''),
+  },
 ];
 
 /** "mount" or "block" */
@@ -49,6 +54,7 @@ export function volumeObject(volume: Volume__Output): Record<string, unknown> {
       return { containerId, target, readOnly, claimedAt, releasing };
     }),
     failure: failure ? failureObject(failure) : null,
+    condition: conditionObject(volume),
     nextTryAt: volume.nextTryAt ?? null,
     skipped: volume.skipped.map(({ step, reason, skippedAt }) => ({ step, reason, skippedAt })),
     stepsDown: volume.stepsDown,
@@ -83,6 +89,7 @@ export function volumeText(volume: Volume__Output): string {
     ['availability', volume.availability],
     ['state', volume.state],
     ...volume.claims.map((claim): [string, string] => ['used by', claimText(claim)]),
+    ['condition', knownConditionText(volume.condition)],
     ['failed step', failure ? `${failure.step}, attempt ${failure.attempts}, ${failure.failedAt}` : ''],
     ['failure', failure ? `${failure.code}: ${failure.message}` : volume.error],
     ['next try', nextTry(volume)],
@@ -98,6 +105,18 @@ export function volumeText(volume: Volume__Output): string {
     columns,
     rows.filter(([, value]) => value !== undefined && value !== ''),
   );
+}
+
+/** "abnormal (node): a disk is lost, since 2026-01-31T12:00:00.000Z" */
+function knownConditionText(condition: Volume__Output['condition']): string {
+  if (!condition) return '';
+  return `${conditionText(condition)}${condition.sinceAt === undefined ? '' : `, since ${condition.sinceAt}`}`;
+}
+
+function conditionObject({ condition }: Volume__Output): Record<string, unknown> | null {
+  if (!condition) return null;
+  const { abnormal, message, from, sinceAt } = condition;
+  return { abnormal, message, from, sinceAt: sinceAt ?? null };
 }
 
 function claimText({ containerId, target, readOnly, claimedAt, releasing }: Volume__Output['claims'][number]): string {

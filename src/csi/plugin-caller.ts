@@ -13,7 +13,7 @@ import { cutShort } from './csi-client.ts';
 import { isDownward, isRepeatable } from './error-reactions.ts';
 import type { Plugin } from './plugin.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
-import { CsiError, type Request, type Response, type Rpc, type StringMap } from './protocol.ts';
+import { CsiError, type Request, type Response, type Rpc, type StreamRpc, type StringMap } from './protocol.ts';
 import { takesSecrets } from './redaction.ts';
 import { withRetries } from './retry.ts';
 
@@ -23,7 +23,7 @@ import { withRetries } from './retry.ts';
  */
 export type SecretSource = (
   driver: string,
-  rpc: Rpc,
+  rpc: Rpc | StreamRpc,
   signal: AbortSignal,
   name?: string,
 ) => StringMap | Promise<StringMap>;
@@ -134,6 +134,20 @@ export class PluginCaller {
     });
   }
 
+  /**
+   * One call that is answered by a stream; nothing is repeated.
+   * @throws {RuntimeError} between two messages
+   */
+  async *stream<R extends StreamRpc>(
+    subject: CallSubject,
+    rpc: R,
+    request: Request<R>,
+    signal: AbortSignal,
+  ): AsyncGenerator<Response<R>> {
+    const plugin = await this.plugin(subject.driver, signal);
+    yield* plugin.stream(rpc, await this.#withSecrets(subject, rpc, request, signal), signal);
+  }
+
   /** Breaks off what is still in flight and waits for its end. */
   async close(): Promise<void> {
     const all = [...this.#inFlight.values()];
@@ -174,7 +188,7 @@ export class PluginCaller {
   }
 
   /** A call that was not sent for want of its secrets leaves open what became of earlier ones: UNAVAILABLE. */
-  async #withSecrets<R extends Rpc>(
+  async #withSecrets<R extends Rpc | StreamRpc>(
     { driver, secretsName }: CallSubject,
     rpc: R,
     request: Request<R>,

@@ -28,7 +28,7 @@ export const SECRET_FIELDS: readonly string[] = [
 ];
 
 /** True when requests of a call have a field for secrets. */
-export function takesSecrets(rpc: Rpc): boolean {
+export function takesSecrets(rpc: Rpc | StreamRpc): boolean {
   return SECRET_FIELDS.includes(`${rpc}Request.secrets`);
 }
 

@@ -14,10 +14,10 @@
 import { parse } from 'smol-toml';
 import { z } from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
-import type { Rpc } from './protocol.ts';
+import type { Rpc, StreamRpc } from './protocol.ts';
 
 /** Kinds of calls that take secrets, by the words of the file. */
-export const SECRET_KINDS: Readonly<Record<string, readonly Rpc[]>> = {
+export const SECRET_KINDS: Readonly<Record<string, readonly (Rpc | StreamRpc)[]>> = {
   provisioner: ['CreateVolume', 'DeleteVolume', 'ValidateVolumeCapabilities'],
   'controller-publish': ['ControllerPublishVolume', 'ControllerUnpublishVolume'],
   'controller-expand': ['ControllerExpandVolume'],
@@ -26,6 +26,7 @@ export const SECRET_KINDS: Readonly<Record<string, readonly Rpc[]>> = {
   'node-publish': ['NodePublishVolume'],
   'node-expand': ['NodeExpandVolume'],
   snapshot: ['CreateSnapshot', 'DeleteSnapshot', 'ListSnapshots', 'GetSnapshot'],
+  'snapshot-metadata': ['GetMetadataAllocated', 'GetMetadataDelta'],
   'group-snapshot': ['CreateVolumeGroupSnapshot', 'DeleteVolumeGroupSnapshot', 'GetVolumeGroupSnapshot'],
 };
 
@@ -90,7 +91,7 @@ function tables(text: string): unknown {
 }
 
 /** What a file says about a call. */
-export function referenceFor(references: SecretReferences, rpc: Rpc): SecretReference | undefined {
+export function referenceFor(references: SecretReferences, rpc: Rpc | StreamRpc): SecretReference | undefined {
   const [name = 'default'] = Object.entries(SECRET_KINDS).find(([, calls]) => calls.includes(rpc)) ?? [];
   return references.get(name) ?? references.get('default');
 }

@@ -8,7 +8,7 @@ import { type FileHandle, lstat, open } from 'node:fs/promises';
 import { invalid, RuntimeError, systemCode } from '../errors.ts';
 import { type RunProgram, runProgram } from '../run-program.ts';
 import { stringMap } from '../string-map.ts';
-import { checkMap, type Rpc, type StringMap } from './protocol.ts';
+import { checkMap, type Rpc, type StreamRpc, type StringMap } from './protocol.ts';
 import {
   parseSecretReferences,
   referenceFor,
@@ -44,7 +44,7 @@ export class SecretResolver {
    * The secrets of a call; none when the file is not there, unless it was asked for by name.
    * @throws {RuntimeError} FAILED_PRECONDITION naming the file and what of it cannot be resolved, never a value
    */
-  async resolve(driver: string, rpc: Rpc, signal: AbortSignal, name?: string): Promise<StringMap> {
+  async resolve(driver: string, rpc: Rpc | StreamRpc, signal: AbortSignal, name?: string): Promise<StringMap> {
     const file = `${this.#options.dir}/${name ?? driver}.toml`;
     try {
       const references = await readReferences(file, name !== undefined);
@@ -68,7 +68,7 @@ export class SecretResolver {
     return value;
   }
 
-  async #provide(file: string, driver: string, rpc: Rpc, signal: AbortSignal): Promise<StringMap> {
+  async #provide(file: string, driver: string, rpc: Rpc | StreamRpc, signal: AbortSignal): Promise<StringMap> {
     await checkProvider(file);
     const { run = runProgram, timeoutMs = 10_000 } = this.#options;
     const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);

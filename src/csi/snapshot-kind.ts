@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import type { CutKind } from './cut-provisioning.ts';
-import type { PluginCaller } from './plugin-caller.ts';
+import type { CallSubject, PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 import type { SnapshotRecord } from './snapshot.ts';
 import { createSnapshotRequest, deleteSnapshotRequest, readSnapshotCut } from './snapshot-calls.ts';
@@ -78,8 +78,8 @@ export class SnapshotKind implements CutKind<SnapshotRecord> {
 }
 
 /** Calls for a snapshot queue under this name. */
-function keyOf({ name, driver }: SnapshotRecord): { readonly name: string; readonly driver: string } {
-  return { name: `snapshot/${name}`, driver };
+function keyOf({ name, driver, secretsName }: SnapshotRecord): CallSubject {
+  return { name: `snapshot/${name}`, driver, secretsName };
 }
 
 function idOf({ name, snapshotId }: SnapshotRecord): string {

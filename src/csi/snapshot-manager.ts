@@ -8,6 +8,7 @@ import type { Store } from '../store.ts';
 import { checkSnapshotName, newCsiName } from './cut.ts';
 import { CutLifecycle } from './cut-lifecycle.ts';
 import type { HoldVolume } from './cut-provisioning.ts';
+import { type GroupLook, lookAtGroup } from './group-look.ts';
 import {
   type GroupMember,
   type GroupSnapshotRecord,
@@ -29,6 +30,7 @@ import {
   validateKnownSnapshot,
   validateSnapshotRequest,
 } from './snapshot.ts';
+import { type BlockPage, type BlockQuestion, snapshotBlocks } from './snapshot-blocks.ts';
 import type { SeenSnapshot } from './snapshot-calls.ts';
 import { SnapshotCatalog } from './snapshot-catalog.ts';
 import { SnapshotKind } from './snapshot-kind.ts';
@@ -59,6 +61,12 @@ export interface ListedSnapshot extends SeenSnapshot {
   readonly name?: string | undefined;
 }
 
+/** Snapshots by Berth's names. */
+export interface BlockWords extends Omit<BlockQuestion, 'snapshot' | 'base'> {
+  readonly name: string;
+  readonly base?: string | undefined;
+}
+
 /** Longest time a start of the daemon waits for one snapshot; the background goes on. */
 const RECOVER_TIMEOUT_MS = 10_000;
 
@@ -69,6 +77,7 @@ export class SnapshotManager {
   readonly #caller: PluginCaller;
   readonly #singles: CutLifecycle<SnapshotRecord>;
   readonly #groups: CutLifecycle<GroupSnapshotRecord>;
+  readonly #groupKind: GroupSnapshotKind;
 
   constructor(options: SnapshotManagerOptions) {
     const { registry, volumes, snapshots, groups, pauses } = options;
@@ -80,7 +89,8 @@ export class SnapshotManager {
     const hold: HoldVolume = (name, work, signal) => volumes.exclusive(name, work, signal);
     const shared = { registry, hold, log, pauses };
     this.#singles = new CutLifecycle({ ...shared, store: snapshots, kind: new SnapshotKind(this.#caller, log) });
-    this.#groups = new CutLifecycle({ ...shared, store: groups, kind: new GroupSnapshotKind(this.#caller, log) });
+    this.#groupKind = new GroupSnapshotKind(this.#caller, log);
+    this.#groups = new CutLifecycle({ ...shared, store: groups, kind: this.#groupKind });
   }
 
   /**
@@ -97,8 +107,8 @@ export class SnapshotManager {
     if (known === undefined) await this.#cutter(this.#volumes.get(volume).driver, signal);
     const intend = (): SnapshotRecord => {
       this.#refuseMember(name);
-      const { driver, volumeId, access, fsType } = this.#standing(volume);
-      const source = { volume, sourceVolumeId: volumeId, access, fsType };
+      const { driver, volumeId, access, fsType, secretsName } = this.#standing(volume);
+      const source = { volume, sourceVolumeId: volumeId, access, fsType, secretsName };
       return { ...begun(name, driver), ...source, parameters, sizeBytes: '0', owned: true };
     };
     return this.#singles.cut(name, { same: (record) => isSameSnapshot(record, request), intend }, signal);
@@ -181,6 +191,17 @@ export class SnapshotManager {
     const record = this.#groups.find(name);
     if (record !== undefined) return record;
     throw new RuntimeError('NOT_FOUND', `no such group snapshot: ${name.slice(0, 128)}: see "berth snapshot group ls"`);
+  }
+
+  /** How the plugin sees a group now. @throws {RuntimeError} NOT_FOUND without such a group */
+  async lookAtGroup(name: string, signal: AbortSignal): Promise<GroupLook> {
+    return lookAtGroup(this.#groupKind, this.getGroup(name), signal);
+  }
+
+  /** Which bytes of a snapshot hold data, or differ from `base`. @throws {RuntimeError} as snapshotBlocks */
+  blocks({ name, base, ...rest }: BlockWords, signal: AbortSignal): AsyncGenerator<BlockPage> {
+    const question = { snapshot: this.get(name), base: base === undefined ? undefined : this.get(base), ...rest };
+    return snapshotBlocks(this.#caller, question, signal);
   }
 
   /** Every snapshot that a plugin lists, Berth's or not. @throws {RuntimeError} UNIMPLEMENTED when it lists none */

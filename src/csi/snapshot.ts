@@ -31,6 +31,8 @@ export interface SnapshotRecord extends CutRecord {
   /** What the source was: what is restored of it is the same. */
   readonly access?: VolumeAccess | undefined;
   readonly fsType?: string | undefined;
+  /** The file that says where its secrets are, that of the volume; the plugin's own when absent. */
+  readonly secretsName?: string | undefined;
   /** The plugin's id; absent until CreateSnapshot has answered. Any text. */
   readonly snapshotId?: string | undefined;
   /** Bytes in decimal that a volume restored of it needs; "0" when not known. */
@@ -49,6 +51,7 @@ const recordSchema: z.ZodType<SnapshotRecord> = z.object({
   sourceVolumeId: z.string().min(1).optional(),
   access: z.enum(['mount', 'block']).optional(),
   fsType: z.string().optional(),
+  secretsName: z.string().optional(),
   snapshotId: z.string().min(1).max(LIMITS.string).optional(),
   sizeBytes: decimal,
   owned: z.boolean(),

@@ -10,7 +10,7 @@ import { invalid, RuntimeError } from '../errors.ts';
 import type { StringMap } from '../string-map.ts';
 import { isRefusal } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
-import { CsiError, checkMap } from './protocol.ts';
+import { checkMap } from './protocol.ts';
 import type { VolumeRecord } from './volume.ts';
 import { idOf } from './volume-calls.ts';
 import type { VolumeJournal } from './volume-journal.ts';
@@ -78,7 +78,7 @@ export class VolumeModification {
       await caller.call(record, RPC, request, signal);
     } catch (error) {
       // INVALID_ARGUMENT: the plugin has changed nothing (CSI ControllerModifyVolume).
-      const refused = error instanceof CsiError && isRefusal(error.code);
+      const refused = isRefusal(error);
       throw journal.fail(record, error, RPC, refused ? { modification: before } : {});
     }
     const mutableParameters = { ...record.mutableParameters, ...parameters };

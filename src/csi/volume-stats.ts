@@ -5,6 +5,7 @@
 import { RuntimeError } from '../errors.ts';
 import type { Plugin } from './plugin.ts';
 import type { PluginCaller } from './plugin-caller.ts';
+import { CsiError } from './protocol.ts';
 import type { VolumeRecord } from './volume.ts';
 import { idOf } from './volume-calls.ts';
 import { conditionOf, type VolumeCondition, worse } from './volume-condition.ts';
@@ -28,6 +29,8 @@ export interface VolumeStats {
   readonly reason?: string;
 }
 
+/** Nobody waits for these answers: a plugin that is away is asked another time. */
+const PLUGIN_PATIENCE_MS = 200;
 /** Longest time for one volume. */
 const STATS_TIMEOUT_MS = 10_000;
 
@@ -105,6 +108,30 @@ async function atController(record: VolumeRecord, plugin: Plugin, signal: AbortS
     const { status } = await plugin.call('ControllerGetVolume', { volumeId: idOf(record) }, signal);
     return { condition: conditionOf('controller', status?.volumeCondition) };
   } catch (error) {
+    if (error instanceof CsiError && error.code === 'NOT_FOUND') return { condition: GONE };
     return { reason: RuntimeError.from(error, 'no answer').message };
   }
+}
+
+const GONE: VolumeCondition = { abnormal: true, message: 'the plugin does not know the volume', from: 'controller' };
+
+/**
+ * The worse condition of what node and controller tell, one after the other; undefined when neither tells. Callers hold
+ * the volume's lane.
+ * @throws {RuntimeError} when one that tells conditions does not answer
+ */
+export async function askCondition(
+  record: VolumeRecord,
+  { caller, mounts }: { readonly caller: PluginCaller; readonly mounts: VolumeMounts },
+  signal: AbortSignal,
+): Promise<VolumeCondition | undefined> {
+  if (record.volumeId === undefined || record.state === 'deleting') return undefined;
+  const plugin = await caller.plugin(record.driver, signal, PLUGIN_PATIENCE_MS);
+  const published = record.publications.some(({ state }) => state === 'published');
+  const asksNode = published && plugin.capabilities.node.has('VOLUME_CONDITION');
+  const node: Learnt = asksNode ? await onNode(record, plugin, mounts, signal) : {};
+  const controller = await atController(record, plugin, signal);
+  const reason = node.reason ?? controller.reason;
+  if (reason !== undefined) throw new RuntimeError('UNAVAILABLE', `volume ${record.name}: ${reason}`);
+  return worse(controller.condition, node.condition);
 }

@@ -173,8 +173,11 @@ export class FakeBackends {
           drain: async (name) => ({ ...known(volumes, name, 'volume'), availability: 'drain' }),
         },
         {
-          list: async () => [],
-          capacity: async () => ({ driver: 'local.csi.berth', availableBytes: '5', topology: {} }),
+          survey: {
+            list: async () => [],
+            capacity: async () => ({ driver: 'local.csi.berth', availableBytes: '5', topology: {} }),
+          },
+          health: { of: () => undefined },
         },
       ),
       VolumeClasses: new VolumeClassesService({

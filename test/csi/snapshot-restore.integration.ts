@@ -214,6 +214,10 @@ describe('snapshots of others', () => {
       );
       if (controller === GROUPS.controller)
         assert.equal((await other.snapshots.untilReady('foreign', soon())).state, 'ready');
+      const [used, unused] =
+        controller === GROUPS.controller ? ['GetSnapshot', 'ListSnapshots'] : ['ListSnapshots', 'GetSnapshot'];
+      assert.ok(other.plugin.requests(used).every(({ snapshotId: asked }) => asked === snapshotId || asked === 'none'));
+      assert.ok(other.plugin.requests(used).length > 0 && other.plugin.requests(unused).length === 0);
       await other.snapshots.remove('foreign', soon());
       assert.deepEqual(other.plugin.requests('DeleteSnapshot'), []);
       await assert.rejects(other.snapshots.register({ ...known, snapshotId: 'none' }, soon()), hasCode('NOT_FOUND'));

@@ -16,6 +16,7 @@ import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
 import { CallJournal, type JournalEntry, volumeOf } from './fake-csi-ledger.ts';
 import { isStagedAt, loopOver, readState, writeState } from './fake-csi-memory.ts';
+import { FakeMetadata } from './fake-csi-metadata.ts';
 import { FakeOperations } from './fake-csi-operations.ts';
 import { FakeSnapshots } from './fake-csi-snapshots.ts';
 import { FakeSurvey } from './fake-csi-survey.ts';
@@ -58,6 +59,8 @@ export interface FakeCsiOptions {
   readonly expansion?: 'ONLINE' | 'OFFLINE';
   /** Capabilities of the GroupController service; none of them: no such service. */
   readonly groupController?: readonly string[];
+  /** Serves SnapshotMetadata. */
+  readonly metadata?: boolean;
   /** Segments of this node; given: VOLUME_ACCESSIBILITY_CONSTRAINTS is offered. */
   readonly topology?: Readonly<Record<string, string>>;
   readonly maxVolumesPerNode?: number;
@@ -136,6 +139,7 @@ export class FakeCsi {
   readonly survey: FakeSurvey = new FakeSurvey(this);
   /** Segments of this node as NodeGetInfo tells them; they may change while it runs. */
   topology: Readonly<Record<string, string>> | undefined;
+  readonly metadata: FakeMetadata = new FakeMetadata(this);
   /** What Probe says. */
   ready: boolean | null = null;
   /** Runs before each call is served. */
@@ -163,6 +167,7 @@ export class FakeCsi {
     if (this.options.controller !== undefined) {
       server.addService(csi.service('Controller'), this.#handlers(this.#controllerRpcs()));
     }
+    if (this.options.metadata === true) server.addService(csi.service('SnapshotMetadata'), this.metadata.handlers());
     if (this.options.groupController !== undefined) {
       server.addService(csi.service('GroupController'), this.#handlers(this.snapshots.groupRpcs()));
     }
@@ -518,6 +523,7 @@ function identityRpcs(plugin: FakeCsi): Record<string, (request: Message) => Pro
   const services = [
     ...(plugin.options.controller === undefined ? [] : ['CONTROLLER_SERVICE']),
     ...(plugin.options.groupController === undefined ? [] : ['GROUP_CONTROLLER_SERVICE']),
+    ...(plugin.options.metadata === true ? ['SNAPSHOT_METADATA_SERVICE'] : []),
     ...(plugin.options.topology === undefined ? [] : ['VOLUME_ACCESSIBILITY_CONSTRAINTS']),
   ];
   return {
