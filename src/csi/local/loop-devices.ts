@@ -62,6 +62,11 @@ export async function detachLoop(lockFile: string, loop: LoopDevice): Promise<bo
   } catch (error) {
     if (readLoop(loop.name)?.backingFile === loop.backingFile) throw error;
   }
+  return isGone(loop);
+}
+
+/** True once the device has no file behind it any more; false when it has after a short wait. */
+export async function isGone(loop: LoopDevice): Promise<boolean> {
   const giveUpAt = performance.now() + DETACH_PATIENCE_MS;
   // The kernel reports no event for this.
   while (readLoop(loop.name)?.backingFile === loop.backingFile) {

@@ -13,7 +13,7 @@ import type { Logger } from 'pino';
 import { RuntimeError, systemCode } from '../../errors.ts';
 import { bindFlagsOf, type Capability } from './capability.ts';
 import type { KernelView } from './kernel-view.ts';
-import { attachLoop, detachLoop, type LoopDevice, loopDevicesBelow } from './loop-devices.ts';
+import { attachLoop, detachLoop, isGone, type LoopDevice, loopDevicesBelow } from './loop-devices.ts';
 import { volumeCommand } from './volume-command.ts';
 import type { VolumeFiles } from './volume-files.ts';
 import type { VolumeRecord } from './volume-record.ts';
@@ -121,7 +121,8 @@ export class VolumeMounts {
 
   async #detachAll(volume: VolumeRecord): Promise<void> {
     for (const loop of this.#kernel.loopsOf(volume)) {
-      if (loop.autoclear || (await detachLoop(this.#files.lockOf(volume), loop))) continue;
+      // One that goes by itself may be looked at by somebody at this moment (udev, a copy of the mount namespace).
+      if (await (loop.autoclear ? isGone(loop) : detachLoop(this.#files.lockOf(volume), loop))) continue;
       this.#log.warn({ volumeId: volume.id, device: loop.path }, 'loop device stays until a process closes it');
     }
   }
