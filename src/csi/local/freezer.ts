@@ -46,7 +46,8 @@ export interface Freezable {
 
 /**
  * Runs `work` while all of these stand still; with none of them, it just runs.
- * @throws {RuntimeError} DEADLINE_EXCEEDED when the work took longer than they may be frozen: what it did is void
+ * @throws {RuntimeError} FAILED_PRECONDITION when the work took longer than they may be frozen: what it did is void;
+ * UNAVAILABLE when one does not freeze
  */
 export async function whileFrozen<T>(
   log: Logger,
@@ -148,7 +149,7 @@ class Hold {
     const words = await Promise.race([this.#said, late]);
     if (words === 'frozen\n') return;
     if (words !== undefined) throw this.#reasonOf(await this.#ended);
-    throw new RuntimeError('DEADLINE_EXCEEDED', `freeze ${path}: what is dirty was not written in ${FREEZE_MS} ms`);
+    throw new RuntimeError('UNAVAILABLE', `freeze ${path}: what is dirty was not written in ${FREEZE_MS} ms`);
   }
 
   /** @throws {RuntimeError} when nobody knows whether it is thawed */
@@ -157,7 +158,8 @@ class Hold {
     this.#child.stdin?.end();
     const late = sleep(THAW_MS, undefined, { ref: false });
     const code = await Promise.race([this.#ended, late]);
-    if (code === 0) return;
+    // 3: it never froze. Perhaps somebody else froze it, who will thaw it.
+    if (code === 0 || code === 3) return;
     // It was not frozen to the end: the wait ran out, or somebody else thawed it.
     this.#lost.abort(this.#reasonOf(code ?? null));
     await thaw(this.target.path);
@@ -169,7 +171,7 @@ class Hold {
     if (code === 3) return new RuntimeError('UNAVAILABLE', `freeze ${path}: ${this.#complaint.trim()}`);
     const limit = `the file system of volume ${volumeId} did not stay frozen while it was copied, for at most ${FROZEN_MS} ms`;
     return new RuntimeError(
-      'DEADLINE_EXCEEDED',
+      'FAILED_PRECONDITION',
       `${limit}: stop the containers that use it, or keep volumes on xfs or btrfs, where a copy takes no time`,
     );
   }

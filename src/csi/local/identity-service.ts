@@ -18,6 +18,7 @@ export function identityService(): Handlers<IdentityDefinition> {
       capabilities: [
         { service: { type: 'CONTROLLER_SERVICE' } },
         { service: { type: 'GROUP_CONTROLLER_SERVICE' } },
+        { service: { type: 'SNAPSHOT_METADATA_SERVICE' } },
         { service: { type: 'VOLUME_ACCESSIBILITY_CONSTRAINTS' } },
         { volumeExpansion: { type: 'ONLINE' } },
       ],

@@ -16,6 +16,7 @@ import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
 import type { GroupControllerDefinition } from '../generated/csi/v1/GroupController.ts';
 import type { IdentityDefinition } from '../generated/csi/v1/Identity.ts';
 import type { NodeDefinition } from '../generated/csi/v1/Node.ts';
+import type { SnapshotMetadataDefinition } from '../generated/csi/v1/SnapshotMetadata.ts';
 import { loadCsi } from '../protocol.ts';
 import { Attachments } from './attachments.ts';
 import { Condition } from './condition.ts';
@@ -30,7 +31,9 @@ import { Modification } from './modification.ts';
 import { NodeService } from './node-service.ts';
 import { NodeStats } from './node-stats.ts';
 import { RpcServing } from './rpc.ts';
+import { streamingImplementation } from './rpc-streams.ts';
 import { SnapshotFiles } from './snapshot-files.ts';
+import { SnapshotMetadataService } from './snapshot-metadata-service.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { Stillness } from './stillness.ts';
 import { Topology } from './topology.ts';
@@ -140,6 +143,12 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
     csi.service('GroupController'),
     serving.implementation<GroupControllerDefinition>(groups.handlers()),
   );
+  const metadata = new SnapshotMetadataService(snapshots);
+  const streams = new AbortController();
+  server.addService(
+    csi.service('SnapshotMetadata'),
+    streamingImplementation<SnapshotMetadataDefinition>(metadata.handlers(), log, streams.signal),
+  );
   server.addService(csi.service('Node'), serving.implementation<NodeDefinition>(node.handlers()));
   // Asked for before anybody can know that the driver listens.
   const ending = endAsked();
@@ -147,6 +156,7 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   log.info({ socket: settings.socketPath, dataDir: files.dataDir, volumes: files.list().length }, 'driver listens');
   const reason = await ending;
   log.info({ reason }, 'driver ends after the calls under way');
+  streams.abort(new RuntimeError('UNAVAILABLE', 'the driver ends'));
   // No new calls; answers of those under way still go out.
   await Promise.all([new Promise((resolve) => server.tryShutdown(resolve)), serving.drain()]);
 }

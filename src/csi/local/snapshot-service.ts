@@ -39,10 +39,10 @@ export class SnapshotService {
   handlers(): Handlers<ControllerDefinition> {
     return {
       CreateSnapshot: (request) => this.#create(request),
-      DeleteSnapshot: ({ snapshotId }) => this.#delete(checkSnapshotId(snapshotId)),
+      DeleteSnapshot: ({ snapshotId }) => this.#delete(checkSnapshotId('snapshot_id', snapshotId)),
       ListSnapshots: async (request) => this.#list(request),
       GetSnapshot: async ({ snapshotId }) => ({
-        snapshot: describeSnapshot(this.#snapshots.get(checkSnapshotId(snapshotId))),
+        snapshot: describeSnapshot(this.#snapshots.get(checkSnapshotId('snapshot_id', snapshotId))),
       }),
     };
   }
@@ -128,7 +128,8 @@ export function refuseParameters(parameters: StringMap): void {
   if (own !== undefined) throw invalid('parameters', `${JSON.stringify(own)} is not known: snapshots have none`);
 }
 
-function checkSnapshotId(id: string): string {
-  if (id === '') throw invalid('snapshot_id', 'is missing');
-  return checkText('snapshot_id', id);
+/** @throws {RuntimeError} INVALID_ARGUMENT when the id is missing or longer than CSI allows */
+export function checkSnapshotId(field: string, id: string): string {
+  if (id === '') throw invalid(field, 'is missing');
+  return checkText(field, id);
 }

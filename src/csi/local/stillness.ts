@@ -42,8 +42,8 @@ export class Stillness {
 
   /**
    * Copies all of the volumes as of one moment. The caller has the turn of each.
-   * @throws {RuntimeError} FAILED_PRECONDITION when a directory is in use, UNAVAILABLE when a device is written all the
-   * time, DEADLINE_EXCEEDED when the copy takes longer than its users may be held up
+   * @throws {RuntimeError} FAILED_PRECONDITION when a directory is in use, or the copy takes longer than a volume's users
+   * may be held up; UNAVAILABLE when a device is written all the time
    */
   async copyAll(volumes: readonly VolumeRecord[], copy: CopyVolume): Promise<void> {
     const frozen: Freezable[] = [];

@@ -6,7 +6,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
-import { Client, credentials, Metadata, type ServiceDefinition, type ServiceError } from '@grpc/grpc-js';
+import {
+  Client,
+  type ClientReadableStream,
+  credentials,
+  Metadata,
+  type ServiceDefinition,
+  type ServiceError,
+} from '@grpc/grpc-js';
 import { type LocalDriverOptions, localDriverProcess } from '../../../src/csi/local/local-driver.ts';
 import { loopDevicesBelow } from '../../../src/csi/local/loop-devices.ts';
 import { type Csi, loadCsi } from '../../../src/csi/protocol.ts';
@@ -26,6 +33,7 @@ const methods: ServiceDefinition = {
   ...csi.service('Identity'),
   ...csi.service('Controller'),
   ...csi.service('GroupController'),
+  ...csi.service('SnapshotMetadata'),
   ...csi.service('Node'),
 };
 
@@ -127,6 +135,22 @@ export class Driver {
         },
       );
     });
+  }
+
+  /** Begins a call that is answered by a stream. */
+  beginStream(rpc: string, request: Message = {}): ClientReadableStream<Message> {
+    const method = methods[rpc];
+    if (method === undefined || this.#client === undefined) throw new Error(`no ${rpc}`);
+    const { path, requestSerialize, responseDeserialize } = method;
+    const options = { deadline: Date.now() + 30_000 };
+    return this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, options);
+  }
+
+  /** All messages of such a call; throws the plugin's status. */
+  async stream(rpc: string, request: Message = {}): Promise<Message[]> {
+    const messages: Message[] = [];
+    for await (const message of this.beginStream(rpc, request)) messages.push(message);
+    return messages;
   }
 
   /** The name of the status a call fails with, "OK" when it does not fail. */

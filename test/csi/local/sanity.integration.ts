@@ -272,7 +272,13 @@ for (const access of ['mount', 'block'] as const) {
       const { capabilities } = await driver.call('GetPluginCapabilities');
       assert.deepEqual(
         capabilities.map((one: Message) => one['service']?.type ?? one['volumeExpansion']?.type),
-        ['CONTROLLER_SERVICE', 'GROUP_CONTROLLER_SERVICE', 'VOLUME_ACCESSIBILITY_CONSTRAINTS', 'ONLINE'],
+        [
+          'CONTROLLER_SERVICE',
+          'GROUP_CONTROLLER_SERVICE',
+          'SNAPSHOT_METADATA_SERVICE',
+          'VOLUME_ACCESSIBILITY_CONSTRAINTS',
+          'ONLINE',
+        ],
       );
       const controller = (await driver.call('ControllerGetCapabilities'))['capabilities'];
       assert.deepEqual(

@@ -185,6 +185,20 @@ describe('snapshots', { skip }, () => {
     await withdrawn(driver, request);
   });
 
+  test('leave a volume frozen that somebody else froze', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v');
+    thawInTheEnd(t, request['targetPath']);
+    await hostCommand('fsfreeze', ['--freeze', request['targetPath']], AbortSignal.timeout(10_000));
+    const wanted = { name: 's', sourceVolumeId: request['volumeId'] };
+    assert.equal(await driver.codeOf('CreateSnapshot', wanted), 'UNAVAILABLE');
+    assert.equal(await isFrozen(request['targetPath']), true);
+    assert.equal(existsSync(`${driver.dataDir}/volumes/${request['volumeId']}/frozen`), false);
+    await hostCommand('fsfreeze', ['--unfreeze', request['targetPath']], AbortSignal.timeout(10_000));
+    await driver.call('CreateSnapshot', wanted);
+    await withdrawn(driver, request);
+  });
+
   test('do not leave a volume frozen: the next driver thaws it', async (t) => {
     const driver = await startDriver(t);
     const request = await published(driver, 'v');
