@@ -46,6 +46,7 @@ import { decodeLease, type Lease } from './ipam/lease-table.ts';
 import { NetworkOperations } from './networks/network-operations.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
+import { CgroupTree } from './runtime/cgroup-tree.ts';
 import { decodeContainerRecord } from './runtime/container.ts';
 import { Containerizer } from './runtime/containerizer.ts';
 import type { Isolator } from './runtime/isolator.ts';
@@ -251,6 +252,7 @@ interface NetworkParts {
   readonly gate: NetworkGate;
   readonly store: Store<NetworkRecord>;
   readonly cache: ResultCache | undefined;
+  readonly cgroupPath: (id: string) => string;
   readonly isolator: NetworkIsolator;
 }
 
@@ -275,8 +277,10 @@ function networkParts(
   const configs = new NetworkConfigs({ confDirs: config.cniConfDirs, fallbackDir, plugins, versions, log });
   const store = database.store('network', decodeNetworkRecord);
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
-  const isolator = new NetworkIsolator({ cni, configs, store, cache, runDir: config.run, ...tools, log });
-  return { plugins, configs, versions, cni, gate, store, cache, isolator };
+  const cgroups = new CgroupTree({ parent: config.cgroupParent });
+  const cgroupPath = (id: string): string => cgroups.pathOf(id);
+  const isolator = new NetworkIsolator({ cni, configs, store, cache, cgroupPath, runDir: config.run, ...tools, log });
+  return { plugins, configs, versions, cni, gate, store, cache, cgroupPath, isolator };
 }
 
 /** Has plugins tell their versions before a launch needs them, and does not wait for that. */

@@ -15,6 +15,7 @@ import type { Exit as ExitMessage } from './generated/berth/v1/Exit.ts';
 import type { Mount } from './generated/berth/v1/Mount.ts';
 import type { NetworkAttachment } from './generated/berth/v1/NetworkAttachment.ts';
 import type { Usage as UsageMessage } from './generated/berth/v1/Usage.ts';
+import { networkOptionMessage } from './network-option.ts';
 
 const STATES = {
   created: 'CONTAINER_STATE_CREATED',
@@ -92,6 +93,7 @@ function specMessage(spec: ContainerSpec): SpecMessage {
     ...(seccompProfile === undefined ? {} : { seccompProfile }),
     networks: typeof spec.network === 'string' ? [spec.network] : [...spec.network],
     ...namingMessage(spec.naming),
+    networkOptions: (spec.networkOptions ?? []).map(networkOptionMessage),
     ports: spec.ports.map(({ hostPort, containerPort, protocol, hostIp }) => ({
       hostPort,
       containerPort,

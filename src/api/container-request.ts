@@ -18,6 +18,7 @@ import type { Label__Output } from './generated/berth/v1/Label.ts';
 import type { Mount__Output } from './generated/berth/v1/Mount.ts';
 import type { PortMapping__Output } from './generated/berth/v1/PortMapping.ts';
 import type { Resources__Output } from './generated/berth/v1/Resources.ts';
+import { networkOptionOf } from './network-option.ts';
 import { checkImageRef, checkRef } from './object-ref.ts';
 
 /**
@@ -43,6 +44,7 @@ export function containerSpecOf(spec: ContainerSpec__Output | null, defaultNetwo
     seccompProfile: spec.seccompProfile,
     network: networkOf(spec.networks, spec.ports.length > 0, defaultNetwork),
     naming: namingOf(spec),
+    networkOptions: spec.networkOptions.length === 0 ? undefined : spec.networkOptions.map(networkOptionOf),
     ports: spec.ports.map(portOf),
     mounts: spec.mounts.map(mountOf),
     devices: spec.devices.map(deviceOf),

@@ -37,6 +37,7 @@ import {
   networkMessage,
   reloadedMessage,
 } from './network-message.ts';
+import { networkOptionOf } from './network-option.ts';
 import { checkRef } from './object-ref.ts';
 import type { Call, ServiceMethods } from './protocol.ts';
 
@@ -99,7 +100,8 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
     const network = checkRef('network', request.network);
     const container = checkRef('container', request.container);
     const { interfaceName, ips, mac, aliases } = request;
-    const options = { interfaceName: interfaceName === '' ? undefined : interfaceName, ips, mac, aliases };
+    const more = request.options.map(networkOptionOf);
+    const options = { interfaceName: interfaceName === '' ? undefined : interfaceName, ips, mac, aliases, more };
     return attachmentMessage(await this.#options.operations.live.connect(container, network, options, signal));
   }
 

@@ -11,12 +11,13 @@ import type { Label } from '../api/generated/berth/v1/Label.ts';
 import type { Mount } from '../api/generated/berth/v1/Mount.ts';
 import type { Resources } from '../api/generated/berth/v1/Resources.ts';
 import { usage } from './failure.ts';
+import { type NetworkOptionFlags, networkOptionFlags, networkOptions } from './network-option-flags.ts';
 import { parsePort } from './port-flag.ts';
 import { listOption } from './session.ts';
 import { parseSize } from './size.ts';
 
 /** What commander makes of the flags. */
-export interface ContainerFlags {
+export interface ContainerFlags extends NetworkOptionFlags {
   readonly name?: string;
   readonly env?: readonly string[];
   readonly workdir?: string;
@@ -72,6 +73,7 @@ export function addContainerFlags(command: Command): Command {
     listOption('--dns <address>', 'name server, instead of those of its networks'),
     listOption('--dns-search <domain>', 'search domain, instead of those of its networks; "." for none'),
     listOption('--dns-option <option>', 'option of the resolver, instead of those of its networks: ndots:2'),
+    ...networkOptionFlags(),
     listOption('--add-host <name:address>', 'line of its hosts file; host-gateway stands for the gateway'),
     listOption('-p, --publish <[ip:]host:container[/proto]>', 'lead a port of the host to one of the container'),
     listOption('-v, --volume <source:path[:ro]>', 'mount a CSI volume by its name, or a host path, at path'),
@@ -114,6 +116,7 @@ export function containerSpec(
     dnsSearch: [...(flags.dnsSearch ?? [])],
     dnsOptions: [...(flags.dnsOption ?? [])],
     extraHosts: (flags.addHost ?? []).map(parseExtraHost),
+    networkOptions: networkOptions(flags),
     ports: (flags.publish ?? []).map(parsePort),
     mounts: (flags.volume ?? []).map((text) => parseVolume(text, cwd)),
     devices: (flags.device ?? []).map(parseDevice),

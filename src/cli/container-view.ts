@@ -3,6 +3,7 @@ import type { Container__Output } from '../api/generated/berth/v1/Container.ts';
 import type { ContainerSpec__Output } from '../api/generated/berth/v1/ContainerSpec.ts';
 import type { NetworkAttachment__Output } from '../api/generated/berth/v1/NetworkAttachment.ts';
 import type { PortMapping__Output } from '../api/generated/berth/v1/PortMapping.ts';
+import { networkOptionObject } from './network-option-flags.ts';
 import { formatDuration } from './size.ts';
 import type { Column } from './table.ts';
 
@@ -92,6 +93,7 @@ function specObject(spec: ContainerSpec__Output): Record<string, unknown> {
     dnsSearch: spec.dnsSearch,
     dnsOptions: spec.dnsOptions,
     extraHosts: spec.extraHosts.map(({ name, address }) => ({ name, address })),
+    networkOptions: spec.networkOptions.map(networkOptionObject),
     ports: spec.ports.map(portObject),
     mounts: spec.mounts.map(({ volume, hostPath, target, readOnly }) => ({
       ...(volume === undefined ? { hostPath } : { volume }),

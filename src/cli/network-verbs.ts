@@ -5,6 +5,7 @@ import type { CollectedNetwork__Output } from '../api/generated/berth/v1/Collect
 import type { NetworkCheck__Output } from '../api/generated/berth/v1/NetworkCheck.ts';
 import type { ReloadedAttachment__Output } from '../api/generated/berth/v1/ReloadedAttachment.ts';
 import { EXIT_FAILURE } from './failure.ts';
+import { networkOptions } from './network-option-flags.ts';
 import { type Format, formatOption, listOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
 
@@ -23,6 +24,8 @@ interface ConnectFlags {
   readonly ip?: readonly string[];
   readonly mac?: string;
   readonly alias?: readonly string[];
+  readonly arg?: readonly string[];
+  readonly capability?: readonly string[];
 }
 
 function addConnect(group: Command, session: Session): void {
@@ -39,6 +42,8 @@ function addConnect(group: Command, session: Session): void {
     .addOption(listOption('--ip <address>', 'address to have (repeatable)'))
     .option('--mac <address>', 'hardware address to have')
     .addOption(listOption('--alias <name>', 'further name in the network (repeatable)'))
+    .addOption(listOption('--arg <key=value>', 'CNI argument for the plugins (repeatable)'))
+    .addOption(listOption('--capability <name=value>', 'text or JSON for plugins that declare it (repeatable)'))
     .action(async (network: string, container: string, flags: ConnectFlags, command: Command) => {
       const daemon = await session.daemon(command);
       const { interfaceName, addresses } = await daemon.call('Networks', 'Connect', {
@@ -48,6 +53,7 @@ function addConnect(group: Command, session: Session): void {
         ips: [...(flags.ip ?? [])],
         ...(flags.mac === undefined ? {} : { mac: flags.mac }),
         aliases: [...(flags.alias ?? [])],
+        options: networkOptions({ networkArg: flags.arg ?? [], networkCapability: flags.capability ?? [] }),
       });
       await session.print(`${[interfaceName, ...addresses].join(' ')}\n`);
     });

@@ -19,6 +19,14 @@ export interface Attachment {
   readonly args: readonly (readonly [key: string, value: string])[];
   /** What the runtime offers, by capability name; each plugin gets those it declares. */
   readonly capabilityArgs: JsonObject;
+  /** Labels of the container, for plugins that look at `args.cni.labels`. */
+  readonly labels?: readonly Label[] | undefined;
+}
+
+/** A label as the convention writes it (CNI conventions, "args"). */
+export interface Label {
+  readonly key: string;
+  readonly value: string;
 }
 
 /** Names an attachment for GC. */
@@ -51,7 +59,7 @@ export function validateAttachment(attachment: Attachment): void {
     if (key === '') throw invalid('CNI argument', 'a key is empty');
     for (const text of [key, value]) checkValue('CNI argument', text);
   }
-  checkValues('capability argument', capabilityArgs, 0);
+  checkValues('capability argument', capabilityArgs);
 }
 
 /** @throws {RuntimeError} INVALID_ARGUMENT unless the kernel and plugins would take the name */
@@ -63,8 +71,11 @@ export function checkInterfaceName(name: string): void {
   }
 }
 
-/** Every text in a value, keys included. */
-function checkValues(field: string, value: unknown, depth: number): void {
+/**
+ * Every text in a value, keys included.
+ * @throws {RuntimeError} INVALID_ARGUMENT for what a plugin's rules or arguments could be split at
+ */
+export function checkValues(field: string, value: unknown, depth = 0): void {
   if (depth > MAX_DEPTH) throw invalid(field, `is nested deeper than ${MAX_DEPTH}`);
   if (typeof value === 'string') checkValue(field, value);
   if (typeof value !== 'object' || value === null) return;

@@ -14,9 +14,10 @@ import { gathered, RuntimeError } from '../errors.ts';
 import { type Attachment, type AttachmentKey, validateAttachment } from './attachment.ts';
 import { atLeast } from './cni-version.ts';
 import { type ExecPlugin, execPlugin } from './exec.ts';
-import { capabilitiesOf, executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
+import { executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
 import { NetworkGate } from './network-gate.ts';
 import type { PluginPath } from './plugin-path.ts';
+import { environment, pluginRequest, previousResult } from './plugin-request.ts';
 import {
   type CniCommand,
   CniError,
@@ -25,9 +26,8 @@ import {
   decodeSupportedVersions,
   type JsonObject,
   misfit,
-  type OldCniResult,
 } from './protocol.ts';
-import { readResult, writeResult } from './result-conversion.ts';
+import { readResult } from './result-conversion.ts';
 
 /** Longest run of a command over a whole chain. */
 export type CniDeadlines = Readonly<Record<CniCommand, number>>;
@@ -162,7 +162,7 @@ export class CniRuntime {
     if (!atLeast(network.cniVersion, '1.1.0')) return;
     const bounded = this.#bounded('STATUS', signal);
     for (const plugin of network.plugins) {
-      await this.#call('STATUS', plugin, {}, request(plugin, network), bounded);
+      await this.#call('STATUS', plugin, {}, pluginRequest(plugin, network), bounded);
     }
   }
 
@@ -187,7 +187,7 @@ export class CniRuntime {
     const failures: unknown[] = [];
     for (const plugin of network.plugins) {
       try {
-        await this.#call('GC', plugin, {}, { ...request(plugin, network), ...keys }, bounded);
+        await this.#call('GC', plugin, {}, { ...pluginRequest(plugin, network), ...keys }, bounded);
       } catch (error) {
         failures.push(error);
       }
@@ -228,9 +228,9 @@ export class CniRuntime {
     result: CniResult | undefined,
     signal: AbortSignal,
   ): Promise<unknown> {
-    const { network, capabilityArgs } = attachment;
+    const { network } = attachment;
     const previous = previousResult(command, network, result);
-    const body = { ...request(plugin, network, capabilityArgs), ...(previous && { prevResult: previous }) };
+    const body = { ...pluginRequest(plugin, network, attachment), ...(previous && { prevResult: previous }) };
     return this.#call(command, plugin, environment(attachment), body, signal);
   }
 
@@ -253,40 +253,6 @@ export class CniRuntime {
       this.#log.debug({ plugin: type, command, containerId, durationMs }, 'CNI plugin ran');
     }
   }
-}
-
-/** What one plugin gets on stdin, less `prevResult` (CNI 1.1.0 §3 "Deriving request configuration"). */
-function request(plugin: JsonObject, network: ResolvedNetwork, capabilityArgs: JsonObject = {}): JsonObject {
-  const own = Object.entries(plugin).filter(([key]) => key !== 'capabilities' && !key.startsWith('cni.dev/'));
-  const declared = capabilitiesOf(plugin);
-  const offered = Object.entries(capabilityArgs).filter(([name]) => declared.has(name));
-  return {
-    ...Object.fromEntries(own),
-    cniVersion: network.cniVersion,
-    name: network.name,
-    ...(offered.length === 0 ? {} : { runtimeConfig: Object.fromEntries(offered) }),
-  };
-}
-
-/** `prevResult` in the version of the configuration; DEL knows it from 0.4.0 on, the first plugin of ADD has none. */
-function previousResult(
-  command: CniCommand,
-  network: ResolvedNetwork,
-  result: CniResult | undefined,
-): CniResult | OldCniResult | undefined {
-  if (result === undefined) return undefined;
-  if (command === 'DEL' && !atLeast(network.cniVersion, '0.4.0')) return undefined;
-  return writeResult(result, network.cniVersion);
-}
-
-function environment(attachment: Attachment): Record<string, string> {
-  const { args } = attachment;
-  return {
-    CNI_CONTAINERID: attachment.containerId,
-    CNI_NETNS: attachment.netnsPath,
-    CNI_IFNAME: attachment.interfaceName,
-    ...(args.length === 0 ? {} : { CNI_ARGS: args.map(([key, value]) => `${key}=${value}`).join(';') }),
-  };
 }
 
 function decoded(answer: unknown, plugin: JsonObject, attachment: Attachment): CniResult {

@@ -5,8 +5,11 @@
 import { isIP } from 'node:net';
 import { isHostName } from '../dns-words.ts';
 import { invalid, RuntimeError } from '../errors.ts';
+import type { NetworkOption } from '../runtime/container.ts';
 import { checkInterfaceName } from './attachment.ts';
 import { hasCapability, type ResolvedNetwork } from './network.ts';
+import { checkNetworkOptions, optionsFor, withIgnoreUnknown } from './network-options.ts';
+import { labelsOf, ownCapabilities } from './network-plan.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
 import { statusOf } from './network-status.ts';
 import { cidr, type JsonObject, printable } from './protocol.ts';
@@ -20,6 +23,15 @@ export interface ConnectOptions {
   /** "02:00:00:00:00:05" */
   readonly mac?: string | undefined;
   readonly aliases: readonly string[];
+  /** What plugins are told beside that; their networks are this one. */
+  readonly more?: readonly NetworkOption[] | undefined;
+}
+
+/** The container as its plugins are told about it. */
+export interface ConnectedContainer {
+  readonly labels: Readonly<Record<string, string>>;
+  /** "/berth/ID" */
+  readonly cgroupPath?: string | undefined;
 }
 
 /** Six bytes, the first of them even: not a group of stations. */
@@ -35,6 +47,7 @@ export function planConnection(
   record: NetworkRecord,
   network: ResolvedNetwork,
   options: ConnectOptions,
+  container: ConnectedContainer = { labels: {} },
 ): RecordedAttachment {
   const taken = new Set(record.attachments.map((entry) => entry.interfaceName));
   if (record.attachments.some((entry) => entry.network.name === network.name)) {
@@ -47,17 +60,22 @@ export function planConnection(
   }
   checkOptions(options);
   const asked = [...address(network, options.ips), ...hardware(network, options.mac)];
-  const args = asked.flatMap((part) => part.args);
+  const more = options.more ?? [];
+  checkNetworkOptions(more, [network]);
+  const given = optionsFor(network, more);
+  const args = [...given.args, ...asked.flatMap((part) => part.args)];
   return {
     network,
     interfaceName,
-    // Plugins that do not know a key refuse the call unless told otherwise.
-    args: args.length === 0 ? [] : [['IgnoreUnknown', '1'], ...args],
+    args: withIgnoreUnknown(args),
     capabilityArgs: Object.assign(
       {},
       ...asked.map((part) => part.capabilityArgs),
       options.aliases.length === 0 ? {} : { aliases: [...options.aliases] },
+      given.capabilityArgs,
+      ownCapabilities(network, container.cgroupPath),
     ),
+    ...labelsOf(container),
     state: 'planned',
   };
 }

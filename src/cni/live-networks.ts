@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
 import type { RunProgram } from '../run-program.ts';
-import type { ContainerRecord } from '../runtime/container.ts';
+import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { NetworkStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
 import { Attacher } from './attacher.ts';
@@ -37,6 +37,8 @@ export interface LiveNetworksOptions {
   /** Run directory of the daemon: namespaces in `netns`, files in `files`. */
   readonly runDir: string;
   readonly run?: RunProgram;
+  /** Path of a container's cgroup, for plugins that ask for it: "/berth/ID". */
+  readonly cgroupPath?: (id: ContainerId) => string;
   /** Where results are written for other programs. */
   readonly cache?: ResultCache | undefined;
   readonly log: Logger;
@@ -132,7 +134,8 @@ export class LiveNetworks {
     const { configs } = this.#options;
     await configs.learnVersions(signal, [configs.load(network)]);
     const record = this.#recordOf(container);
-    const entry = planConnection(record, configs.load(network), options);
+    const about = { labels: container.spec.labels, cgroupPath: this.#options.cgroupPath?.(id) };
+    const entry = planConnection(record, configs.load(network), options, about);
     const attachments = [...record.attachments, entry];
     // What ADD makes may outlive a power failure, a lease on disk.
     this.#options.store.write(id, { ...record, mode: 'networks', attachments }, 'power');

@@ -45,6 +45,8 @@ export interface NetworkIsolatorOptions {
   readonly log: Logger;
   /** Who starts the programs that make namespaces; this process unless given. */
   readonly run?: RunProgram;
+  /** Path of a container's cgroup below each hierarchy, for plugins that ask for it: "/berth/ID". */
+  readonly cgroupPath?: (id: ContainerId) => string;
   /** Who makes them by system calls; programs do it unless given. */
   readonly systemCall?: PerformSystemCall;
 }
@@ -74,6 +76,7 @@ export class NetworkIsolator implements Isolator {
   readonly #files: ContainerFiles;
   readonly #names: NetworkNames;
   readonly #attacher: Attacher;
+  readonly #cgroupPath: (id: ContainerId) => string | undefined;
   readonly #bootId: string;
   readonly #log: Logger;
   /** Containers that run, or are being started or released by the engine: their records are not left-overs. */
@@ -85,6 +88,7 @@ export class NetworkIsolator implements Isolator {
     this.#store = options.store;
     this.#namespaces = new NetworkNamespaces(join(options.runDir, 'netns'), options);
     this.#files = new ContainerFiles(join(options.runDir, 'files'));
+    this.#cgroupPath = options.cgroupPath ?? (() => undefined);
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
     const { cni, store, cache } = options;
@@ -147,10 +151,11 @@ export class NetworkIsolator implements Isolator {
   }
 
   /** Plugins that nobody asked for their versions yet are asked first: the plan may have to be another one then. */
-  async #plan({ spec }: ContainerRecord, signal: AbortSignal): Promise<NetworkPlan> {
-    const plan = planNetworks(spec, this.#configs);
+  async #plan({ id, spec }: ContainerRecord, signal: AbortSignal): Promise<NetworkPlan> {
+    const plan = planNetworks(spec, this.#configs, this.#cgroupPath(id));
     const networks = plan.attachments.map(({ network }) => network);
-    return (await this.#configs.learnVersions(signal, networks)) ? planNetworks(spec, this.#configs) : plan;
+    const changed = await this.#configs.learnVersions(signal, networks);
+    return changed ? planNetworks(spec, this.#configs, this.#cgroupPath(id)) : plan;
   }
 
   /** ADD needs nothing but the namespace: it has been under way since that was there. */

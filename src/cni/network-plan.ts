@@ -7,6 +7,7 @@ import { invalid, RuntimeError } from '../errors.ts';
 import type { ContainerSpec, Naming, PortMapping } from '../runtime/container.ts';
 import { hasCapability, type ResolvedNetwork } from './network.ts';
 import type { NetworkConfigs } from './network-config.ts';
+import { checkNetworkOptions, optionsFor } from './network-options.ts';
 import type { NetworkRecord, RecordedAttachment } from './network-record.ts';
 import type { JsonObject } from './protocol.ts';
 
@@ -19,11 +20,13 @@ export type NetworkPlan = Pick<NetworkRecord, 'mode' | 'attachments'>;
 /**
  * The plan for a request. Port mappings go to the first network that can serve them: given to two, the rules of the
  * second would never see a packet.
+ * @param cgroupPath "/berth/ID", for plugins with the capability of that name
  * @throws {RuntimeError} INVALID_ARGUMENT, NOT_FOUND or FAILED_PRECONDITION naming the field
  */
-export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs): NetworkPlan {
-  const { network: wanted, ports } = spec;
+export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs, cgroupPath?: string): NetworkPlan {
+  const { network: wanted, ports, networkOptions = [] } = spec;
   if (wanted === 'none' || wanted === 'host') {
+    if (networkOptions.length > 0) throw invalid('network-arg', `there is no network to tell it to with "${wanted}"`);
     if (ports.length > 0) throw invalid('publish', `port mappings need a network, not "${wanted}"`);
     return { mode: wanted, attachments: [] };
   }
@@ -35,19 +38,34 @@ export function planNetworks(spec: ContainerSpec, configs: NetworkConfigs): Netw
     const text = `no plugin of ${wanted.join(', ') || 'no network'} declares the capability ${PORT_MAPPINGS}`;
     throw invalid('publish', `${text}: add portmap to the chain`);
   }
+  checkNetworkOptions(networkOptions, networks);
   const mappings = ports.map(portMapping);
   const names = namesFor(spec.naming);
-  const attachments = networks.map((network, index) =>
-    planned(network, index, {
+  const attachments = networks.map((network, index): RecordedAttachment => {
+    const given = optionsFor(network, networkOptions);
+    const capabilityArgs = {
       ...names,
+      ...given.capabilityArgs,
+      ...ownCapabilities(network, cgroupPath),
       ...(index === server && mappings.length > 0 && { [PORT_MAPPINGS]: mappings }),
-    }),
-  );
+    };
+    return {
+      ...{ network, interfaceName: `eth${index}`, args: given.args, capabilityArgs, state: 'planned' },
+      ...labelsOf(spec),
+    };
+  });
   return { mode: 'networks', attachments };
 }
 
-function planned(network: ResolvedNetwork, index: number, capabilityArgs: JsonObject): RecordedAttachment {
-  return { network, interfaceName: `eth${index}`, args: [], capabilityArgs, state: 'planned' };
+/** What plugins that ask for it are told about the container. */
+export function ownCapabilities(network: ResolvedNetwork, cgroupPath: string | undefined): JsonObject {
+  return cgroupPath !== undefined && hasCapability(network, 'cgroupPath') ? { cgroupPath } : {};
+}
+
+/** Labels of a container as an attachment has them. */
+export function labelsOf({ labels }: Pick<ContainerSpec, 'labels'>): Pick<RecordedAttachment, 'labels'> {
+  const list = Object.entries(labels).map(([key, value]) => ({ key, value }));
+  return list.length === 0 ? {} : { labels: list };
 }
 
 /** What the request says about names, for plugins that serve names (CNI conventions, "aliases" and "dns"). */

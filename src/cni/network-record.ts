@@ -9,7 +9,7 @@
  */
 import { z } from 'zod';
 import { type Naming, namingSchema } from '../runtime/container.ts';
-import type { Attachment } from './attachment.ts';
+import type { Attachment, Label } from './attachment.ts';
 import { type ResolvedNetwork, resolvedNetworkSchema } from './network.ts';
 import { type CniResult, decodeResult, type JsonObject, jsonObject } from './protocol.ts';
 
@@ -23,6 +23,8 @@ export interface RecordedAttachment {
   readonly interfaceName: string;
   readonly args: readonly (readonly [key: string, value: string])[];
   readonly capabilityArgs: JsonObject;
+  /** Labels of the container when it was attached; absent when it had none. */
+  readonly labels?: readonly Label[] | undefined;
   readonly state: AttachmentState;
   /** The result of ADD; while it is `adding`, what the plugins so far made of it. */
   readonly result?: CniResult | undefined;
@@ -55,6 +57,7 @@ const attachmentSchema = z.object({
   interfaceName: z.string().min(1),
   args: z.array(z.tuple([z.string(), z.string()])),
   capabilityArgs: jsonObject,
+  labels: z.array(z.object({ key: z.string(), value: z.string() })).optional(),
   state: z.enum(STATES),
   result: z
     .unknown()
@@ -77,8 +80,8 @@ export function decodeNetworkRecord(value: unknown): NetworkRecord {
 
 /** What plugins are given for a recorded attachment. `netnsPath` is empty when the namespace is gone. */
 export function attachmentOf(containerId: string, entry: RecordedAttachment, netnsPath: string): Attachment {
-  const { network, interfaceName, args, capabilityArgs } = entry;
-  return { containerId, netnsPath, interfaceName, network, args, capabilityArgs };
+  const { network, interfaceName, args, capabilityArgs, labels } = entry;
+  return { containerId, netnsPath, interfaceName, network, args, capabilityArgs, labels };
 }
 
 /** The record with one attachment changed, or taken off when `change` is undefined. */

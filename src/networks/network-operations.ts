@@ -37,6 +37,8 @@ export interface NetworkOperationsOptions {
   /** Where the leases of created networks lie. */
   readonly leaseDir: string;
   readonly pools: readonly Subnet[];
+  /** Path of a container's cgroup, for plugins that ask for it: "/berth/ID". */
+  readonly cgroupPath: (id: ContainerId) => string;
   /** Pause between two rounds of CHECK; 0: no rounds. */
   readonly checkIntervalMs: number;
   readonly runDir: string;

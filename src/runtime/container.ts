@@ -87,6 +87,17 @@ export interface HostAccess {
   readonly mounts: readonly HostMount[];
 }
 
+/** What plugins of the container's networks are told beside what Berth tells them (docs/cni.md). */
+export interface NetworkOption {
+  /** Name of one of its networks; empty: each of them. */
+  readonly network: string;
+  /** A pair of CNI_ARGS, or a member of `runtimeConfig`. */
+  readonly kind: 'argument' | 'capability';
+  readonly name: string;
+  /** Text of an argument, JSON of a capability. */
+  readonly value: string;
+}
+
 /** A validated request for a container. Immutable: it is stored and never changed. */
 export interface ContainerSpec {
   readonly name: string;
@@ -113,6 +124,7 @@ export interface ContainerSpec {
   /** "none", "host", or the names of networks in order: eth0, eth1, ... */
   readonly network: 'none' | 'host' | readonly string[];
   readonly naming?: Naming | undefined;
+  readonly networkOptions?: readonly NetworkOption[] | undefined;
   readonly ports: readonly PortMapping[];
   readonly mounts: readonly MountRequest[];
   readonly devices: readonly DeviceRequest[];
@@ -213,6 +225,16 @@ const specSchema = z.object({
   seccompProfile: z.string().optional(),
   network: z.union([z.literal('none'), z.literal('host'), z.array(z.string())]),
   naming: namingSchema.optional(),
+  networkOptions: z
+    .array(
+      z.object({
+        network: z.string(),
+        kind: z.enum(['argument', 'capability']),
+        name: z.string(),
+        value: z.string(),
+      }),
+    )
+    .optional(),
   ports: z.array(
     z.object({
       hostPort: z.int(),

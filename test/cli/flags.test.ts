@@ -80,6 +80,26 @@ describe('flags of run and create', () => {
         ],
       },
     ],
+    [
+      [
+        ...['--network-arg', 'K8S_POD_NAME=db-0', '--network-arg', 'front:IP=10.87.80.5'],
+        ...[
+          '--network-capability',
+          'deviceID=0000:00:1f.6',
+          '--network-capability',
+          'back:bandwidth={"ingressRate": 8}',
+        ],
+        'i',
+      ],
+      {
+        networkOptions: [
+          { network: '', kind: 'NETWORK_OPTION_KIND_ARGUMENT', name: 'K8S_POD_NAME', value: 'db-0' },
+          { network: 'front', kind: 'NETWORK_OPTION_KIND_ARGUMENT', name: 'IP', value: '10.87.80.5' },
+          { network: '', kind: 'NETWORK_OPTION_KIND_CAPABILITY', name: 'deviceID', value: '"0000:00:1f.6"' },
+          { network: 'back', kind: 'NETWORK_OPTION_KIND_CAPABILITY', name: 'bandwidth', value: '{"ingressRate":8}' },
+        ],
+      },
+    ],
     [['--add-host', 'up:host-gateway', 'i'], { extraHosts: [{ name: 'up', address: 'host-gateway' }] }],
     [['-p', '8080:80', 'i'], { ports: [{ hostPort: 8080, containerPort: 80, protocol: 'PROTOCOL_TCP' }] }],
     [

@@ -13,7 +13,8 @@ until mkdir "$base/runs/$(printf %03d $n)" 2>/dev/null; do
 done
 run=$base/runs/$(printf %03d $n)
 printf %s "$name" >"$run/name"
-env | LC_ALL=C sort >"$run/env"
+# What it was started with: the shell adds variables of its own to what env would print.
+tr '\0' '\n' <"/proc/$$/environ" | LC_ALL=C sort >"$run/env"
 cat >"$run/stdin"
 does=$base/does/$name.$CNI_COMMAND
 if [ -f "$does" ]; then
