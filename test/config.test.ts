@@ -107,6 +107,22 @@ describe('readConfig', () => {
     }
   });
 
+  test('lets every directory of CNI be chosen', async (t) => {
+    const flags = {
+      ...{ '--root': '/srv/root', '--run': '/srv/run', '--cni-conf-dir': '/srv/conf', '--cni-bin-dir': '/srv/bin' },
+      '--cni-cache-dir': '/srv/cache',
+    };
+    const config = readConfig(['--config', await fileWith(t, ''), ...Object.entries(flags).flat()], '1.0.0');
+    const { root, run, socketPath, cniConfDirs, cniBinDirs, cniCacheDir } = config;
+    assert.deepEqual(
+      { root, run, socketPath, cniConfDirs, cniBinDirs, cniCacheDir },
+      {
+        ...{ root: '/srv/root', run: '/srv/run', socketPath: '/srv/run/berthd.sock' },
+        ...{ cniConfDirs: ['/srv/conf'], cniBinDirs: ['/srv/bin'], cniCacheDir: '/srv/cache' },
+      },
+    );
+  });
+
   test('takes pools of subnets and refuses what is none', async (t) => {
     const file = await fileWith(t, '');
     const flags = ['--config', file, '--network-pool', '10.90.0.0/16', '--network-pool', '192.168.7.0/24'];

@@ -72,7 +72,7 @@ export class CniFixture {
   }
 
   /** What a daemon makes at its start; a second call is a restart, with nothing in memory. */
-  isolator(exec?: ExecPlugin): NetworkIsolator {
+  isolator(exec?: ExecPlugin, log: Logger = silent): NetworkIsolator {
     this.store = this.#database.store('network', decodeNetworkRecord);
     const { deadlinesMs } = this.#options;
     const cni = new CniRuntime({
@@ -81,7 +81,12 @@ export class CniFixture {
       ...(exec === undefined ? {} : { exec }),
       ...(deadlinesMs === undefined ? {} : { deadlinesMs }),
     });
-    return new NetworkIsolator({ cni, configs: this.configs, store: this.store, runDir: this.runDir, log: silent });
+    return new NetworkIsolator({ cni, configs: this.configs, store: this.store, runDir: this.runDir, log });
+  }
+
+  /** Puts something that is no record in the place of one. */
+  damage(id: string): void {
+    this.#database.store<unknown>('network', (value) => value).write(id, { mode: 'networks', attachments: 'cut sh' });
   }
 
   write(file: string, value: unknown): void {

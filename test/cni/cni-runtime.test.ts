@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -145,6 +145,30 @@ describe('CniRuntime.add', () => {
     const { plugins, cni } = await setUp(t);
     plugins.uninstall('addresses');
     await assert.rejects(cni.add(attachment(), ignore, soon()), { code: 'NOT_FOUND', message: /CNI plugin addresses/ });
+    assert.deepEqual(plugins.calls(), []);
+  });
+
+  test('runs nothing outside the plugin directories, whatever name leads there (K17)', async (t) => {
+    const { plugins, cni } = await setUp(t);
+    const canary = join(plugins.base, 'canary');
+    writeFileSync(canary, `#!/bin/sh\n: > '${plugins.base}/executed'\n`, { mode: 0o755 });
+    symlinkSync('../canary', join(plugins.binDir, 'link'));
+    symlinkSync(canary, join(plugins.binDir, 'far'));
+    for (const type of ['../canary', canary, './../canary', 'link', 'far', '../bin/../canary', 'first/../../canary']) {
+      for (const chain of [
+        [{ type }],
+        [{ type: 'first', ipam: { type } }],
+        [{ type: 'first', IPAM: { Type: type } }],
+      ]) {
+        const text = JSON.stringify(chain);
+        const hostile = attachment({ network: network({ plugins: chain }) });
+        await assert.rejects(cni.add(hostile, ignore, soon()), { message: /CNI plugin|plugin type/ }, text);
+      }
+      // What is recorded is not believed either.
+      const recorded = attachment({ network: network({ plugins: [{ type }] }) });
+      await assert.rejects(cni.del(recorded, undefined, soon()), { message: /CNI plugin|plugin type/ }, type);
+    }
+    assert.equal(existsSync(join(plugins.base, 'executed')), false);
     assert.deepEqual(plugins.calls(), []);
   });
 

@@ -41,6 +41,21 @@ describe('planNetworks', () => {
     assert.equal(plain, undefined);
   });
 
+  test('maps a port for the protocol that was named, and for no other', async (t) => {
+    const plugins = await RecordingPlugins.create(t, 'ports');
+    const fixture = await CniFixture.create(t, { binDirs: [plugins.binDir] });
+    const chain = [{ type: 'ports', capabilities: { portMappings: true } }];
+    fixture.write('10-net.conflist', { cniVersion: '1.0.0', name: 'net', plugins: chain });
+    const mapped = (protocol: 'tcp' | 'udp' | 'sctp'): unknown => {
+      const ports = [{ hostPort: 5353, containerPort: 53, protocol }];
+      const { attachments } = planNetworks(containerSpec({ network: ['net'], ports }), fixture.configs);
+      return attachments[0]?.capabilityArgs;
+    };
+    for (const protocol of ['tcp', 'udp', 'sctp'] as const) {
+      assert.deepEqual(mapped(protocol), { portMappings: [{ hostPort: 5353, containerPort: 53, protocol }] });
+    }
+  });
+
   test('offers nothing of what was not asked for', async (t) => {
     const plugins = await RecordingPlugins.create(t, 'plain');
     const fixture = await CniFixture.create(t, { binDirs: [plugins.binDir] });

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { pino } from 'pino';
 import { type ExecPlugin, execPlugin } from '../../src/cni/exec.ts';
 import { NetworkNamespaces } from '../../src/cni/netns.ts';
 import type { NetworkRecord } from '../../src/cni/network-record.ts';
@@ -263,6 +264,104 @@ describe('NetworkIsolator.recover', { skip: lacks }, () => {
       assert.ok(JSON.parse(stdin).prevResult);
     }
     assert.deepEqual([...fixture.store.entries()], []);
+    await assertClean(fixture.scope);
+  });
+
+  test('a run after a kill or a reboot has the DEL of the one before in front of its ADD', async (t) => {
+    for (const bootId of [undefined, 'another-boot']) {
+      const { fixture, plugins } = await setUp(t);
+      const container = fixture.container({ network: ['a'] });
+      const killed = fixture.isolator();
+      await killed.prepare(container, soon());
+      await killed.isolate(container, soon());
+      if (bootId !== undefined) amend(fixture, container.id, (record) => ({ ...record, bootId }));
+      const next = fixture.isolator();
+      await assert.rejects(next.prepare(container, soon()), { code: 'ALREADY_EXISTS' });
+      assert.deepEqual(plugins.calls(), ['one ADD', 'two ADD'], 'no second ADD while the first has no DEL');
+      await next.recover(NOBODY, new Set([container.id]), soon());
+      plugins.answers('two', 'ADD', { cniVersion: '1.0.0', ips: [{ address: '10.87.80.9/24' }] });
+      await next.prepare(container, soon());
+      await next.isolate(container, soon());
+      assert.deepEqual(plugins.calls(), ['one ADD', 'two ADD', 'two DEL', 'one DEL', 'one ADD', 'two ADD']);
+      assert.deepEqual(
+        next.status(container.id).networks?.[0]?.addresses,
+        ['10.87.80.9/24'],
+        'the new address is told',
+      );
+      await next.cleanup(container.id, soon());
+      await assertClean(fixture.scope);
+    }
+  });
+
+  test('a namespace that is none any more is not given to DEL', async (t) => {
+    const { fixture, plugins } = await setUp(t);
+    for (const remains of ['nothing', 'a plain file']) {
+      const container = fixture.container({ network: ['a'] });
+      const isolator = fixture.isolator();
+      await isolator.prepare(container, soon());
+      await isolator.isolate(container, soon());
+      spawnSync('umount', ['-l', fixture.netnsPath(container)]);
+      if (remains === 'nothing') spawnSync('rm', [fixture.netnsPath(container)]);
+      await isolator.cleanup(container.id, soon());
+      const dels = plugins
+        .runs()
+        .filter(({ env }) => env['CNI_CONTAINERID'] === container.id)
+        .slice(2);
+      assert.deepEqual(
+        dels.map(({ command, env }) => [command, env['CNI_NETNS']]),
+        [
+          ['DEL', ''],
+          ['DEL', ''],
+        ],
+        remains,
+      );
+      assert.equal(existsSync(fixture.netnsPath(container)), false);
+    }
+    await assertClean(fixture.scope);
+  });
+
+  test('a record that was cut short is told, keeps what it names, and does not keep the others', async (t) => {
+    const { fixture, plugins } = await setUp(t);
+    const broken = fixture.container({ network: ['a'] });
+    const easy = fixture.container({ network: ['b'] });
+    const isolator = fixture.isolator();
+    for (const container of [broken, easy]) {
+      await isolator.prepare(container, soon());
+      await isolator.isolate(container, soon());
+    }
+    const good = fixture.store.read(broken.id);
+    assert.ok(good);
+    fixture.damage(broken.id);
+    const calls = plugins.calls().length;
+    const lines: string[] = [];
+    const next = fixture.isolator(undefined, pino({}, { write: (line: string) => void lines.push(line) }));
+    await next.recover(NOBODY, NOBODY, soon());
+    assert.deepEqual(plugins.calls().slice(calls), ['four DEL', 'three DEL'], 'nobody guesses what the other has');
+    assert.ok(lines.some((line) => line.includes(broken.id) && line.includes('does not decode')));
+    assert.ok(fixture.store.damaged().has(broken.id), 'it is not counted as done');
+    assert.equal(mountAt(fixture.netnsPath(broken))?.fsType, 'nsfs');
+    fixture.store.write(broken.id, good);
+    await fixture.isolator().recover(NOBODY, NOBODY, soon());
+    assert.deepEqual(plugins.calls().slice(calls + 2), ['two DEL', 'one DEL']);
+    await assertClean(fixture.scope);
+  });
+
+  test('a container that runs without its namespace is told, and can still be released', async (t) => {
+    const { fixture, plugins, container } = await setUp(t);
+    const isolator = fixture.isolator();
+    await isolator.prepare(container, soon());
+    await isolator.isolate(container, soon());
+    spawnSync('umount', ['-l', fixture.netnsPath(container)]);
+    const lines: string[] = [];
+    const next = fixture.isolator(undefined, pino({}, { write: (line: string) => void lines.push(line) }));
+    await next.recover(new Set([container.id]), new Set([container.id]), soon());
+    assert.ok(
+      lines.some((line) => line.includes(container.id) && line.includes('network namespace')),
+      lines.join(''),
+    );
+    assert.equal(plugins.calls().filter((call) => call.endsWith('DEL')).length, 0, 'it runs: nothing is taken from it');
+    await next.cleanup(container.id, soon());
+    assert.equal(plugins.calls().filter((call) => call.endsWith('DEL')).length, 4);
     await assertClean(fixture.scope);
   });
 

@@ -77,6 +77,21 @@ test('networks of a container', async (t) => {
     const raw = ['--cap-add', 'NET_RAW'];
     const shown = await daemon.ok(['run', '--rm', ...raw, IMAGE, '--', 'sh', '-c', script]);
     assert.match(shown, /^inet 10\.87\.\d+\.\d+\npong$/);
+    // Without the capability no raw socket: a container could pretend to be its neighbours' router.
+    const { code, stderr } = await daemon.cli([
+      'run',
+      '--rm',
+      IMAGE,
+      '--',
+      'ping',
+      '-c',
+      '1',
+      '-W',
+      '2',
+      first.gateway,
+    ]);
+    assert.equal(code, 1);
+    assert.match(stderr, /permission denied|not permitted/i);
   });
 
   await t.test('let two containers talk', async () => {
@@ -99,6 +114,16 @@ test('networks of a container', async (t) => {
       AbortSignal.timeout(20_000),
     );
     assert.equal(shown, 'hello from inside');
+    const nat = await hostCommand('iptables-save', ['-t', 'nat'], AbortSignal.timeout(10_000));
+    const own = nat
+      .split('\n')
+      .filter((line) => line.includes(`--dport ${port} `) || line.includes(`--dports ${port} `));
+    assert.ok(own.length > 0, nat);
+    assert.deepEqual(
+      own.filter((line) => !line.includes('-p tcp')),
+      [],
+      'tcp was named, and nothing else is open',
+    );
     await daemon.ok(['rm', '-f', 'web']);
     const refused = await hostCommand('curl', ['-sS', '-m', '5', url], AbortSignal.timeout(10_000)).then(
       () => false,

@@ -128,6 +128,22 @@ describe('auditRules', () => {
     ]);
   });
 
+  test('finds the port mappings of a container nobody knows, with the chain they lead to', () => {
+    const chain = ownChainName('CNI-DN-', 'net', STRANGER);
+    const lines = [
+      `:${chain} - [0:0]`,
+      `-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \\"net\\" id: \\"${STRANGER}\\"" -m multiport --dports 8080 -j ${chain}`,
+      `-A ${chain} -s 10.90.1.0/24 -p tcp -m tcp --dport 8080 -j CNI-HOSTPORT-SETMARK`,
+      `-A ${chain} -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.90.1.6:80`,
+    ];
+    const rules = lines.flatMap((line) => parseRule(4, 'nat', line) ?? []);
+    assert.equal(rules.length, lines.length);
+    const [suspect, ...more] = auditRules(owners(network()), [...rulesOf(ID, '10.90.1.5'), ...rules], undefined);
+    assert.deepEqual([suspect?.name, suspect?.containerId, more], [chain, STRANGER, []]);
+    assert.match(suspect?.detail ?? '', /^4 rules and chains/);
+    assert.notEqual(suspect?.repair, undefined);
+  });
+
   test('leaves alone a network of the same name with other addresses', () => {
     const other = rulesOf(STRANGER, '10.91.1.6');
     assert.deepEqual(auditRules(owners(network()), [...rulesOf(ID, '10.90.1.5'), ...other], undefined), []);
