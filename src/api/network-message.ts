@@ -1,8 +1,9 @@
 /** Networks, their attachments and what was found out about them, from the words of src/cni to the wire. */
 import type { AttachmentCheck } from '../cni/attachment-check.ts';
+import type { NetworkState } from '../cni/config-look.ts';
 import type { CollectedNetwork } from '../cni/network-collector.ts';
 import type { ConditionReport, NetworkCondition } from '../cni/network-condition.ts';
-import type { NetworkState, NetworkSummary } from '../cni/network-config.ts';
+import type { NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
 import type { ReloadedAttachment } from '../networks/network-reload.ts';
 import type { CollectedNetwork as CollectedMessage } from './generated/berth/v1/CollectedNetwork.ts';

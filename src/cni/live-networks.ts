@@ -132,10 +132,11 @@ export class LiveNetworks {
     // What an earlier call could not finish would be in the way.
     await this.#attacher.settle(id, network, signal);
     const { configs } = this.#options;
-    await configs.learnVersions(signal, [configs.load(network)]);
+    const known = configs.load(network);
+    const changed = await configs.learnVersions(signal, [known]);
     const record = this.#recordOf(container);
     const about = { labels: container.spec.labels, cgroupPath: this.#options.cgroupPath?.(id) };
-    const entry = planConnection(record, configs.load(network), options, about);
+    const entry = planConnection(record, changed ? configs.load(network) : known, options, about);
     const attachments = [...record.attachments, entry];
     // What ADD makes may outlive a power failure, a lease on disk.
     this.#options.store.write(id, { ...record, mode: 'networks', attachments }, 'power');

@@ -10,22 +10,14 @@
  * as well, before them. The first usable network is the default one. Of two files with one name the first `.conflist`
  * counts, then the first of the others.
  */
-import { extname, join } from 'node:path';
+import { extname } from 'node:path';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
-import { isCreatedFile, readRegularFile, sortedNames } from './config-files.ts';
+import { isCreatedFile, sortedNames } from './config-files.ts';
+import { type ConfigEntry, ConfigLook, LIST, type NetworkState, type ParsedFile, readEntry } from './config-look.ts';
 import { executablesOf, type ResolvedNetwork, typeOf } from './network.ts';
-import { type ParsedNetwork, parseNetworkList, parsePlugin, parseSingleNetwork } from './network-config-parser.ts';
 import type { PluginPath } from './plugin-path.ts';
 import type { PluginVersions } from './plugin-versions.ts';
-import type { JsonObject } from './protocol.ts';
-
-/**
- * ready: can be attached to. missing-plugin: an executable is not there, must not be run, or speaks no version of the
- * configuration. invalid: the file does not
- * parse. shadowed: another file has the same name and comes first.
- */
-export type NetworkState = 'ready' | 'missing-plugin' | 'invalid' | 'shadowed';
 
 /** One configuration file, for lists. */
 export interface NetworkSummary {
@@ -55,15 +47,7 @@ export interface NetworkConfigsOptions {
   readonly log?: Logger;
 }
 
-const LIST = '.conflist';
 const EXTENSIONS: ReadonlySet<string> = new Set([LIST, '.conf', '.json']);
-
-interface Entry {
-  readonly file: string;
-  readonly network?: ResolvedNetwork;
-  readonly state: NetworkState;
-  readonly reason: string;
-}
 
 /** The networks of this host, as the disk has them now. */
 export class NetworkConfigs {
@@ -72,6 +56,8 @@ export class NetworkConfigs {
   readonly #plugins: PluginPath;
   readonly #versions: PluginVersions | undefined;
   readonly #log: Logger | undefined;
+  /** What the files of the last look meant, by path: the same text means the same. */
+  #parsed: ReadonlyMap<string, ParsedFile> = new Map();
 
   constructor(options: NetworkConfigsOptions) {
     this.#confDirs = options.confDirs;
@@ -159,58 +145,18 @@ export class NetworkConfigs {
     return given.every(({ name }) => isCreatedFile(name)) ? [this.#fallbackDir, ...this.#confDirs] : this.#confDirs;
   }
 
-  #entries(): Entry[] {
+  #entries(): ConfigEntry[] {
     const given = this.#files();
     const fallback = given.every(({ name }) => isCreatedFile(name));
     const files = [...(fallback ? configFiles(this.#fallbackDir, this.#log) : []), ...given];
-    const entries = files.map(({ dir, name }) => this.#read(dir, name));
+    const look = new ConfigLook(this.#plugins, this.#versions, this.#parsed);
+    const entries = files.map(({ dir, name }) => readEntry(dir, name, look));
+    this.#parsed = look.parsed;
     return entries.map((entry) => shadowed(entry, entries));
   }
 
   #files(): ConfigFile[] {
     return this.#confDirs.flatMap((dir) => configFiles(dir, this.#log));
-  }
-
-  #read(dir: string, name: string): Entry {
-    const file = join(dir, name);
-    try {
-      const text = readRegularFile(file);
-      const parsed = extname(name) === LIST ? parseNetworkList(text) : parseSingleNetwork(text);
-      const { versions, ...rest } = withFolder(parsed, dir);
-      const [highest = ''] = versions;
-      const missing = this.#missingPlugins(rest.plugins);
-      if (missing !== '') {
-        return { file, network: { ...rest, cniVersion: highest }, state: 'missing-plugin', reason: missing };
-      }
-      const cniVersion = versions.find((version) => this.#mutes(rest.plugins, version).length === 0);
-      const network = { ...rest, cniVersion: cniVersion ?? highest };
-      if (cniVersion !== undefined) return { file, network, state: 'ready', reason: '' };
-      return { file, network, state: 'missing-plugin', reason: this.#mutes(rest.plugins, highest).join('; ') };
-    } catch (error) {
-      return { file, state: 'invalid', reason: RuntimeError.from(error, 'read').message };
-    }
-  }
-
-  #missingPlugins(plugins: readonly JsonObject[]): string {
-    const reasons = plugins.flatMap(executablesOf).flatMap((type) => {
-      try {
-        this.#plugins.find(type);
-        return [];
-      } catch (error) {
-        return [RuntimeError.from(error, `find CNI plugin ${type}`).message];
-      }
-    });
-    return [...new Set(reasons)].join('; ');
-  }
-
-  /** Plugins that say that they do not speak a version, in words. */
-  #mutes(plugins: readonly JsonObject[], version: string): readonly string[] {
-    const types = new Set(plugins.flatMap(executablesOf));
-    return [...types].flatMap((type) => {
-      const known = this.#versions?.known(type);
-      if (known === undefined || known.includes(version)) return [];
-      return [`CNI plugin ${type} does not speak ${version}, but ${known.join(', ') || 'nothing'}`];
-    });
   }
 }
 
@@ -230,31 +176,14 @@ function configFiles(dir: string, log: Logger | undefined): ConfigFile[] {
   }
 }
 
-function withFolder(parsed: ParsedNetwork, dir: string): Omit<ParsedNetwork, 'takesFolder'> {
-  const { takesFolder, ...network } = parsed;
-  const folder = join(dir, network.name);
-  const names = takesFolder ? sortedNames(folder).filter((name) => extname(name) === '.conf') : [];
-  const added = names.map((name) => {
-    try {
-      return parsePlugin(readRegularFile(join(folder, name)));
-    } catch (error) {
-      const { code, message } = RuntimeError.from(error, 'read');
-      throw new RuntimeError(code, `${join(folder, name)}: ${message}`, { cause: error });
-    }
-  });
-  const plugins = [...network.plugins, ...added];
-  if (plugins.length === 0) throw new RuntimeError('FAILED_PRECONDITION', 'plugins: the chain is empty');
-  return { ...network, plugins };
-}
-
-function shadowed(entry: Entry, all: readonly Entry[]): Entry {
+function shadowed(entry: ConfigEntry, all: readonly ConfigEntry[]): ConfigEntry {
   const rivals = all.filter((other) => other.network !== undefined && other.network.name === entry.network?.name);
   const winner = rivals.find((other) => extname(other.file) === LIST) ?? rivals[0];
   if (winner === undefined || winner === entry) return entry;
   return { ...entry, state: 'shadowed', reason: `${winner.file} has the same name and comes first` };
 }
 
-function summary(entry: Entry, isDefault: boolean): NetworkSummary {
+function summary(entry: ConfigEntry, isDefault: boolean): NetworkSummary {
   return {
     name: entry.network?.name ?? '',
     file: entry.file,

@@ -150,8 +150,10 @@ function linkKind(words: string): string | undefined {
   const script = 'ip link add p0 type veth peer name p1 && exec ip link add "$@"';
   const result = spawnSync('unshare', ['--net', 'sh', '-c', script, 'sh', ...words.split(' ')], { encoding: 'utf8' });
   if (result.status === 0) return undefined;
-  const reason = result.error?.message ?? result.stderr.trim();
-  return `no interface of type ${/type (\w+)/.exec(words)?.[1]}: ${reason}`;
+  const reason = result.error?.message ?? result.stderr.trim().replace(/\.$/, '');
+  const type = /type (\w+)/.exec(words)?.[1] ?? '';
+  const module = loadable(type) ? '' : `; kernel ${kernelRelease()} has no module ${type}`;
+  return `no interface of type ${type}: ${reason}${module}`;
 }
 
 /** A file system the kernel has or can load. */
@@ -161,10 +163,13 @@ function fileSystem(name: string): string | undefined {
   return loadable(name) ? undefined : `the kernel has no ${name} file system`;
 }
 
+function kernelRelease(): string {
+  return readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim();
+}
+
 function loadable(module: string): boolean {
-  const release = readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim();
   try {
-    return readFileSync(`/lib/modules/${release}/modules.dep`, 'utf8').includes(`/${module}.ko`);
+    return readFileSync(`/lib/modules/${kernelRelease()}/modules.dep`, 'utf8').includes(`/${module}.ko`);
   } catch {
     return false;
   }
