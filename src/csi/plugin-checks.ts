@@ -1,5 +1,6 @@
 /** What `berth doctor` says about CSI plugins: one line for each row of `berth csi ls`, and one about mounts. */
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { Check } from '../check.ts';
 import { readMounts } from '../mountinfo.ts';
 import type { PluginRegistry, PluginSummary } from './plugin-registry.ts';
@@ -13,8 +14,11 @@ export function pluginChecks(registry: Pick<PluginRegistry, 'list' | 'pluginDir'
   return [{ area: 'volumes', name: 'CSI plugins', state: 'warn', detail: 'none is known', remedy }];
 }
 
-/** Whether mounts that plugins make below `dir` (which is there) reach other mount namespaces, and those made there reach it. */
-export function propagationCheck(dir: string): Check {
+/** Whether mounts that plugins make below `rootDir` (which is there) reach other mount namespaces, and those made there reach it. */
+export function propagationCheck(rootDir: string): Check {
+  // It may be a shared mount of its own, for plugins that Berth runs as containers.
+  const volumes = `${rootDir}/csi/mounts`;
+  const dir = existsSync(volumes) ? volumes : rootDir;
   return propagationLine(dir, propagationOf(readMounts(), realpathSync(dir)));
 }
 
@@ -43,6 +47,10 @@ function checkOf(plugin: PluginSummary): Check {
 
 function remedyFor({ name, state, socket, registrations }: PluginSummary): string {
   const [by] = registrations;
+  // Berth itself starts it, again and again.
+  if (by?.source === 'berthd' && state !== 'refused') {
+    return `see berth csi logs ${name === '' ? basename(by.origin, '.toml') : name}`;
+  }
   if (state === 'invalid') {
     if (by?.source === 'file') return `mend ${socket}; it is read again at once`;
     if (by?.source === 'command') return `berth csi unregister ${name}`;

@@ -90,6 +90,8 @@ test('plugins that the daemon runs as processes', async (t) => {
     const line = `at unix://${daemon.run}/plugins/bad/csi.sock n`;
     assert.ok((await daemon.ok(['csi', 'logs', 'bad'])).split('\n').every((one) => one === line));
     assert.equal(JSON.parse(await daemon.ok(['csi', 'inspect', 'bad']))[0].supervision.name, 'bad');
+    const doctor: { remedy: string }[] = JSON.parse(await daemon.ok(['doctor', '--format', 'json']));
+    assert.ok(doctor.some(({ remedy }) => remedy === 'see berth csi logs bad'));
   });
 
   await t.test('that cannot be started say why, and run as soon as their file is mended', async (st) => {
@@ -104,6 +106,26 @@ test('plugins that the daemon runs as processes', async (t) => {
     assert.deepEqual(identityOf(await untilRow(daemon, isReady)), identityOf(good));
     await daemon.restart('SIGKILL');
     assert.deepEqual(identityOf(await untilRow(daemon, isReady)), identityOf(good));
+  });
+
+  await t.test('are refused when their name is taken, and take its place when that is free', async (st) => {
+    const first = dropIn(st, daemon, 'first', driverCommand(daemon));
+    await untilRow(daemon, isReady);
+    dropIn(
+      st,
+      daemon,
+      'second',
+      driverCommand(daemon).replace(`${daemon.root}/${DRIVER}`, `${daemon.root}/${DRIVER}-second`),
+    );
+    const refused = await untilRow(daemon, ({ state }) => state === 'refused');
+    assert.match(refused.reason, /is taken by the plugin at .*\/first\/csi\.sock/);
+    assert.equal(refused.supervision?.name, 'second');
+    first.remove();
+    await untilRow(daemon, (one) => isReady(one) && one.supervision?.name === 'second');
+    const bad = dropIn(st, daemon, 'no name', 'command = ["/bin/true"]\n');
+    const misnamed = await untilRow(daemon, ({ state }) => state === 'invalid');
+    assert.match(misnamed.reason, /a socket is named after it/);
+    bad.remove();
   });
 
   await t.test('that do not heed SIGTERM are killed with all they started', async (st) => {

@@ -5,6 +5,7 @@ import type { ContainerRecord } from '../../src/runtime/container.ts';
 import { mergeContributions } from '../../src/runtime/contribution.ts';
 import type { Contribution } from '../../src/runtime/isolator.ts';
 import { CapabilitiesIsolator } from '../../src/runtime/isolators/capabilities.ts';
+import { HostAccessIsolator } from '../../src/runtime/isolators/host-access.ts';
 import { NamespacesIsolator } from '../../src/runtime/isolators/namespaces.ts';
 import { PathsIsolator } from '../../src/runtime/isolators/paths.ts';
 import { SeccompIsolator } from '../../src/runtime/isolators/seccomp.ts';
@@ -43,6 +44,34 @@ describe('ociSpec', () => {
     assert.equal(hooks, undefined);
     assert.equal(root.readonly, false);
     for (const { destination, options } of mounts) assert.ok(options.includes('nosuid'), destination);
+  });
+
+  test('gives all devices and shared mounts to a container of Berth only', async () => {
+    const isolator = new HostAccessIsolator();
+    const mount = { source: '/tmp', target: '/data', readOnly: false, propagation: 'shared' } as const;
+    const own: ContainerRecord = {
+      id: ID,
+      spec: containerSpec({ hostAccess: { mounts: [mount] } }),
+      createdAt: '2026-01-31T12:00:00.000Z',
+      provisional: false,
+      cleanupFailures: [],
+    };
+    const { linux, mounts } = made(mergeContributions([least, await isolator.prepare(own)]));
+    assert.deepEqual(linux.resources.devices, [{ allow: true, type: 'a', access: 'rwm' }]);
+    assert.equal(linux.rootfsPropagation, 'rshared');
+    const at = (path: string): string[] =>
+      mounts.filter(({ destination }: { destination: string }) => destination === path);
+    assert.deepEqual(at('/data'), [
+      { destination: '/data', type: 'bind', source: '/tmp', options: ['rbind', 'rshared'] },
+    ]);
+    assert.deepEqual([at('/dev').length, at('/dev/pts').length, at('/sys').length], [1, 0, 1]);
+    const other = { ...own, spec: containerSpec({}) };
+    assert.deepEqual(await isolator.prepare(other), {});
+    const lost = { ...mount, source: '/nonexistent/place' };
+    assert.throws(
+      () => isolator.validate({ ...own, spec: containerSpec({ hostAccess: { mounts: [lost] } }) }),
+      (error) => error instanceof RuntimeError && error.code === 'NOT_FOUND',
+    );
   });
 
   test('is as hardened when contributions without a word were merged', () => {
