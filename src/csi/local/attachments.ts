@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import type { Logger } from 'pino';
 import { z } from 'zod';
 import { invalid, RuntimeError, systemCode } from '../../errors.ts';
 import type { ControllerDefinition } from '../generated/csi/v1/Controller.ts';
@@ -53,6 +54,7 @@ export interface AttachmentParts {
   readonly files: VolumeFiles;
   readonly kernel: KernelView;
   readonly inFlight: InFlight;
+  readonly log: Logger;
 }
 
 /** See the module's head. */
@@ -60,19 +62,27 @@ export class Attachments {
   readonly #parts: AttachmentParts;
   readonly #options: AttachmentOptions;
   readonly #byVolume = new Map<string, AttachmentsRecord>();
+  /** Ids of volumes whose record cannot be read, with the reason. */
+  readonly #damaged = new Map<string, RuntimeError>();
 
   private constructor(parts: AttachmentParts, options: AttachmentOptions) {
     this.#parts = parts;
     this.#options = options;
   }
 
-  /** @throws {RuntimeError} DATA_LOSS naming a record that cannot be read */
+  /** Reads what is on record. A volume whose record cannot be read is left alone, and says so. */
   static async open(parts: AttachmentParts, options: AttachmentOptions): Promise<Attachments> {
     const attachments = new Attachments(parts, options);
     if (!options.enabled) return attachments;
     for (const { id } of parts.files.list()) {
-      const nodes = await readRecord(attachments.#path(id));
-      if (nodes !== undefined) attachments.#byVolume.set(id, nodes);
+      try {
+        const nodes = await readRecord(attachments.#path(id));
+        if (nodes !== undefined) attachments.#byVolume.set(id, nodes);
+      } catch (error) {
+        const failure = RuntimeError.from(error, `attachments of volume ${id}`);
+        attachments.#damaged.set(id, failure);
+        parts.log.error({ volumeId: id, err: failure }, 'attachment record is not readable, the volume is left alone');
+      }
     }
     return attachments;
   }
@@ -91,6 +101,8 @@ export class Attachments {
 
   /** Nodes a volume is attached to; without the option, this one when the volume is in use. */
   async nodesOf(volume: VolumeRecord): Promise<string[]> {
+    // A listing shows the other volumes all the same.
+    if (this.#damaged.has(volume.id)) return [];
     if (this.#options.enabled) return Object.keys(this.#nodes(volume.id));
     const { staged, targets } = await this.#parts.files.readNodeRecord(volume.id);
     return staged !== undefined || Object.keys(targets).length > 0 ? [this.#options.nodeId] : [];
@@ -200,7 +212,10 @@ export class Attachments {
     });
   }
 
+  /** @throws {RuntimeError} DATA_LOSS when the record is unreadable */
   #nodes(id: string): AttachmentsRecord {
+    const damage = this.#damaged.get(id);
+    if (damage !== undefined) throw damage;
     return this.#byVolume.get(id) ?? {};
   }
 

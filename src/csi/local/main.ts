@@ -110,7 +110,7 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   await modification.finish();
   const { nodeId, maxVolumes } = settings;
   const attachments = await Attachments.open(
-    { files, kernel, inFlight },
+    { files, kernel, inFlight, log },
     { enabled: settings.attach, nodeId, maxVolumes },
   );
   const topology = await Topology.open(files.dataDir, nodeId);
@@ -120,7 +120,19 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const controller = new ControllerService({ files, kernel, inFlight, copying, modification, attachments, topology });
   const describe = controller.describe.bind(controller);
   const listing = new VolumeListing({ files, attachments, condition, describe });
-  const nodeParts = { nodeId, maxVolumes, files, kernel, mounts, inFlight, expansion, attachments, topology, stats };
+  const nodeParts = {
+    nodeId,
+    maxVolumes,
+    files,
+    kernel,
+    mounts,
+    inFlight,
+    expansion,
+    modification,
+    attachments,
+    topology,
+    stats,
+  };
   const node = new NodeService(nodeParts);
   const snapshotService = new SnapshotService(files, snapshots, inFlight);
   const csi = loadCsi();

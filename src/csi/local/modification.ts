@@ -38,13 +38,16 @@ export class Modification {
 
   /** Ends what a killed driver began. One that fails is reported, and tried again when the volume is staged. */
   async finish(): Promise<void> {
+    for (const volume of this.#parts.files.list()) await this.complete(volume);
+  }
+
+  /** Takes again what was discarded of a reserved volume. A failure is only reported: the volume can be used without. */
+  async complete(volume: VolumeRecord): Promise<void> {
     const { files, log } = this.#parts;
-    for (const volume of files.list()) {
-      try {
-        await allocate(files, volume);
-      } catch (error) {
-        log.error({ volumeId: volume.id, err: error }, 'volume has not all its blocks');
-      }
+    try {
+      await allocate(files, volume);
+    } catch (error) {
+      log.error({ volumeId: volume.id, err: error }, 'volume has not all its blocks');
     }
   }
 

@@ -13,12 +13,12 @@ import type { NodeStageVolumeRequest__Output } from '../generated/csi/v1/NodeSta
 import type { NodeUnpublishVolumeRequest__Output } from '../generated/csi/v1/NodeUnpublishVolumeRequest.ts';
 import type { NodeUnstageVolumeRequest__Output } from '../generated/csi/v1/NodeUnstageVolumeRequest.ts';
 import type { NodeCapability } from '../protocol.ts';
-import { allocate } from './allocation.ts';
 import type { Attachments } from './attachments.ts';
 import { type Capability, isReaderOnly, isShared, parseCapability, requireFit } from './capability.ts';
 import type { Expansion } from './expansion.ts';
 import type { InFlight } from './in-flight.ts';
 import type { KernelView } from './kernel-view.ts';
+import type { Modification } from './modification.ts';
 import type { NodeStats } from './node-stats.ts';
 import type { Handlers } from './rpc.ts';
 import type { Topology } from './topology.ts';
@@ -46,6 +46,7 @@ export interface NodeServiceParts {
   readonly mounts: VolumeMounts;
   readonly inFlight: InFlight;
   readonly expansion: Expansion;
+  readonly modification: Modification;
   readonly attachments: Attachments;
   readonly topology: Topology;
   readonly stats: NodeStats;
@@ -98,7 +99,7 @@ export class NodeService {
       const { access, fingerprint, group } = capability;
       const readonly = capability.mountFlags.includes('ro');
       await this.#files.writeNodeRecord(id, { ...record, staged: { path, access, fingerprint, readonly } });
-      await allocate(this.#files, volume);
+      await this.#parts.modification.complete(volume);
       if (access === 'mount') await this.#parts.expansion.beforeMount(volume);
       await this.#mounts.stage(volume, path, capability);
       if (access === 'mount') await this.#parts.expansion.afterMount(volume, path);

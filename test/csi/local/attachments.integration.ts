@@ -115,6 +115,21 @@ describe('a driver with attachment', { skip }, () => {
     assert.deepEqual((await driver.call('NodeGetInfo'))['accessibleTopology'].segments, { [KEY]: 'test-node' });
   });
 
+  test('leaves a volume alone whose attachments cannot be read, and serves the others', async (t) => {
+    const driver = await startDriver(t, ATTACH);
+    const [request, other] = [await volume(driver, 'v'), await volume(driver, 'w')];
+    await driver.call('ControllerPublishVolume', request);
+    await driver.end('SIGKILL');
+    await writeFile(`${driver.dataDir}/volumes/${request['volumeId']}/attachments.json`, '{"version":1');
+    await driver.start();
+    for (const rpc of ['ControllerPublishVolume', 'ControllerUnpublishVolume', 'DeleteVolume']) {
+      assert.equal(await driver.codeOf(rpc, request), 'DATA_LOSS', rpc);
+    }
+    assert.match(driver.stderr, /attachment record is not readable/);
+    assert.equal(await driver.codeOf('ControllerPublishVolume', other), 'OK');
+    assert.equal((await driver.call('ListVolumes'))['entries'].length, 2);
+  });
+
   test('is killed in the middle of both calls and comes to the same', async (t) => {
     const driver = await startDriver(t, ATTACH);
     const request = await volume(driver, 'v');

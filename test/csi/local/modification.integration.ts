@@ -87,6 +87,19 @@ describe('a volume with reserved blocks', { skip }, () => {
     assert.equal(await modify(RESERVED), 'RESOURCE_EXHAUSTED');
     const { allocation } = JSON.parse(await readFile(`${driver.dataDir}/volumes/${volumeId}/volume.json`, 'utf8'));
     assert.equal(allocation, undefined);
+    // One that is reserved and lost blocks is used all the same.
+    const path = `${driver.dataDir}/volumes/${volumeId}/volume.json`;
+    const record = await readFile(path, 'utf8');
+    await driver.end('SIGKILL');
+    await writeFile(path, JSON.stringify({ ...JSON.parse(record), allocation: 'reserved' }));
+    await driver.start();
+    const request = { volumeId, ...(await driver.paths('v')), volumeCapability: mountOf() };
+    await driver.call('NodeStageVolume', request);
+    await driver.call('NodeUnstageVolume', request);
+    assert.match(driver.stderr, /has not all its blocks/);
+    await driver.end('SIGKILL');
+    await writeFile(path, record);
+    await driver.start();
     await rm(`${driver.dataDir}/foreign`);
     assert.equal(await modify(RESERVED), 'OK');
     assert.ok((await occupied(driver, volumeId)) >= 32 * MIB);
