@@ -15,6 +15,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
+import { COMPILE_CACHE_DIR } from './compile-cache.ts';
 import type { Program, ProgramEnd } from './run-program.ts';
 import type { StartedProgram } from './start-program.ts';
 
@@ -131,7 +132,7 @@ export class Spawner {
     if (this.#process !== undefined) return this.#process;
     const child = fork(MAIN, [], {
       execArgv: NODE_FLAGS,
-      env: {},
+      env: { NODE_COMPILE_CACHE: COMPILE_CACHE_DIR },
       cwd: '/',
       detached: true,
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

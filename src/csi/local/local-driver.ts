@@ -3,6 +3,7 @@
  * Whoever supervises it needs this file and nothing else of the directory.
  */
 import { fileURLToPath } from 'node:url';
+import { COMPILE_CACHE_DIR } from '../../compile-cache.ts';
 import { invalid } from '../../errors.ts';
 import { HOST_ENV } from '../../host-command.ts';
 import { checkText, LIMITS } from '../protocol.ts';
@@ -51,6 +52,6 @@ export function localDriverProcess(options: LocalDriverOptions): LocalDriverProc
       ...(options.attach === true ? ['--attach'] : []),
       ...(options.maxVolumes === undefined ? [] : [`--max-volumes=${options.maxVolumes}`]),
     ],
-    env: { ...HOST_ENV, CSI_ENDPOINT: `unix://${options.socketPath}` },
+    env: { ...HOST_ENV, NODE_COMPILE_CACHE: COMPILE_CACHE_DIR, CSI_ENDPOINT: `unix://${options.socketPath}` },
   };
 }
