@@ -15,6 +15,8 @@ readonly stages=(install generate lint types build unit integration)
 # Programs that install-dependencies.sh brings, and what every kernel of a Debian 12 machine has.
 readonly everything='root conmon crun runc cni cni-more iptables ip tc mount losetup loop overlayfs tmpfs ext4 xfs netns userns
   nsenter unshare curl tar busybox strace'
+# Compiled code of tests and of what they test, from one process for all others.
+export NODE_COMPILE_CACHE=$PWD/node_modules/.cache/tests
 # Names and subnets that only tests use.
 readonly test_names='berth-test-|berth-e2e-|berth-oracle-|bre2e-|brt-|10\.87\.|fd00:be:'
 

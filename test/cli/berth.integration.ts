@@ -4,14 +4,12 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { ExecutableError } from '../../src/runtime/launcher.ts';
 import { type Api, startApi } from '../api/api-fixture.ts';
 import { type Program, ScriptedLauncher } from '../api/scripted-launcher.ts';
 import { cleanup } from '../support/cleanup.ts';
+import { program } from '../support/daemon-process.ts';
 import { tempDir } from '../support/temp-dir.ts';
-
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
 type Scope = Parameters<typeof startApi>[0];
 
@@ -23,7 +21,8 @@ interface Result {
 
 /** A real `berth` process, ended with the test. */
 function start(t: Scope, argv: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
-  const child = spawn(process.execPath, [MAIN, ...argv], {
+  const [file, ...before] = program('berth');
+  const child = spawn(file, [...before, ...argv], {
     env: { PATH: process.env['PATH'], ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -346,7 +345,10 @@ describe('berth for everything else', { concurrency: 2 }, () => {
       'a=b',
     );
     assert.equal(made, 'disk\n');
-    assert.match(await bench.ok('volume', 'ls'), /^disk +local\.csi\.berth +64 MiB +block +created$/m);
+    assert.match(
+      await bench.ok('volume', 'ls'),
+      /^disk +local\.csi\.berth +64 MiB +block +single-node-writer +created$/m,
+    );
     const expected = [{ name: 'disk', driver: 'local.csi.berth', capacityBytes: 67_108_864, access: 'block' }];
     assert.partialDeepStrictEqual(await bench.json('volume', 'ls', '--format', 'json'), expected);
     assert.partialDeepStrictEqual(await bench.json('volume', 'inspect', 'disk'), expected);

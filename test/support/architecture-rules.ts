@@ -17,7 +17,7 @@ const RUNTIME_CONTRACTS = ['src/runtime/container.ts', 'src/runtime/isolator.ts'
 const CNI_TEXTS = ['src/cni/cni-version.ts', 'src/cni/result-conversion.ts', 'src/cni/resolver.ts'] as const;
 
 /** The composition root: what knows every part. */
-const COMPOSITION: readonly string[] = ['src/main.ts', 'src/daemon.ts', 'src/volume-parts.ts'];
+const COMPOSITION: readonly string[] = ['src/main.ts', 'src/berthd.ts', 'src/daemon.ts', 'src/volume-parts.ts'];
 
 /** What a part of the source may import beside itself: directories end with "/", "kernel" is src/*.ts less the root. */
 const MAY_IMPORT: ReadonlyMap<string, readonly string[]> = new Map([

@@ -14,6 +14,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { runBerth } from './berth-program.ts';
 import { busyboxTar } from './busybox-image.ts';
 import { mountHugetlb } from './cgroup-fixture.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
@@ -214,12 +215,31 @@ export class Daemon {
     return { code, stdout, stderr };
   }
 
-  /** As `cli`, for commands that must end with 0. Returns stdout without the last line feed. */
+  /**
+   * Runs a command that must end with 0, in this process unless it is `run`. Returns stdout without the last line feed.
+   */
   async ok(args: readonly string[], options: CliOptions = {}): Promise<string> {
-    const { code, stdout, stderr } = await this.cli(args, options);
+    // Signals are for the process of a container in the foreground.
+    const { code, stdout, stderr } = args[0] === 'run' ? await this.cli(args, options) : await this.#run(args, options);
     if (code === 0) return stdout.replace(/\n$/, '');
     const log = formatLog(this.lines, 20);
     throw new Error(`berth ${args.join(' ')} exited with ${code}: ${stderr}${stdout}\n${log}`);
+  }
+
+  async #run(args: readonly string[], { timeoutMs = CLI_TIMEOUT_MS }: CliOptions): Promise<CliResult> {
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => {
+      reject(new Error(`berth ${args.join(' ')} did not end within ${timeoutMs} ms\n${formatLog(this.lines, 20)}`));
+    }, timeoutMs);
+    try {
+      return await Promise.race([runBerth(args, this.#cliEnv()), late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #cliEnv(): NodeJS.ProcessEnv {
+    return { ...process.env, BERTH_HOST: `unix://${this.socketPath}` };
   }
 
   /** Starts `berth` with these arguments; it is killed when the test ends. */
@@ -227,7 +247,7 @@ export class Daemon {
     const [file, ...before] = program('berth');
     const child = spawn(file, [...before, ...args], {
       stdio: 'pipe',
-      env: { ...process.env, BERTH_HOST: `unix://${this.socketPath}` },
+      env: this.#cliEnv(),
     });
     this.#clis.add(child);
     child.once('close', () => this.#clis.delete(child));

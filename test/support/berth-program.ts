@@ -1,0 +1,36 @@
+/**
+ * `berth` without a process of its own: its program, run in the process of the test. Most of what a command costs is
+ * the start of Node.js, so a test that gives a hundred commands gives those here whose process is not its subject. What
+ * a process adds (exit code, signals, output) is in test/cli and test/e2e/containers.integration.ts.
+ */
+import { PassThrough } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+
+type Program = typeof import('../../src/cli/program.ts');
+type SessionModule = typeof import('../../src/cli/session.ts');
+
+/** The source, or the built program when BERTH_TEST_DIST is set. */
+const built = (process.env['BERTH_TEST_DIST'] ?? '') !== '';
+
+function path(name: string): string {
+  const file = built ? `../../dist/cli/${name}.js` : `../../src/cli/${name}.ts`;
+  return fileURLToPath(new URL(file, import.meta.url));
+}
+
+/** Runs a command line to its end. `env` is all it sees of an environment. */
+export async function runBerth(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
+  const [{ runProgram }, { Session }]: [Program, SessionModule] = await Promise.all([
+    import(path('program')),
+    import(path('session')),
+  ]);
+  const streams = [new PassThrough(), new PassThrough()] as const;
+  const read = Promise.all(streams.map((stream) => buffer(stream)));
+  const code = await runProgram(args, new Session(...streams, env));
+  for (const stream of streams) stream.end();
+  const [stdout = '', stderr = ''] = (await read).map(String);
+  return { code, stdout, stderr };
+}
