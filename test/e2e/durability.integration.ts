@@ -3,7 +3,7 @@
  * was half made is gone, nothing is left over. The oracle asks the kernel.
  */
 import assert from 'node:assert/strict';
-import { type TestContext, test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import type { ContainerSpec } from '../../src/api/generated/berth/v1/ContainerSpec.ts';
 import { identify, isAlive, type ProcessIdentity } from '../../src/process-identity.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
@@ -95,177 +95,180 @@ async function assertUntouched(daemon: Daemon, { id, init, networks }: Bystander
   assert.deepEqual(now.networks, networks);
 }
 
-test('berthd killed at every named step of a launch', { timeout: 300_000 }, async (t) => {
-  if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
-  const { daemon, bystander } = await daemonWithBystander(t);
-  const before = daemon.oracle();
-  for (const [name, match] of Object.entries(LAUNCH_STEPS)) {
-    await t.test(`when ${name}: finished or undone`, async () => {
-      const dead = daemon.killAt((line) => line['containerId'] !== bystander.id && match(line));
-      const outcome = daemon.api.start(everything('victim', 'used')).then(
-        (id) => id,
-        () => undefined,
-      );
-      await dead;
-      const acknowledged = await outcome;
-      await daemon.start();
-      await assertUntouched(daemon, bystander);
-      const { containers } = await daemon.api.containers.call('List', { all: true });
-      const victim = containers.find((container) => container.name === 'victim');
-      if (acknowledged !== undefined) assert.equal(victim?.state, 'CONTAINER_STATE_RUNNING');
-      if (victim !== undefined) {
-        assert.equal(victim.state, 'CONTAINER_STATE_RUNNING', 'what is left of a launch runs');
-        await daemon.api.containers.call('Remove', { ref: 'victim', force: true });
+// Each with a daemon of its own: most of their time is waited.
+describe('SIGKILL of berthd', { concurrency: 2 }, () => {
+  test('berthd killed at every named step of a launch', { timeout: 300_000 }, async (t) => {
+    if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
+    const { daemon, bystander } = await daemonWithBystander(t);
+    const before = daemon.oracle();
+    for (const [name, match] of Object.entries(LAUNCH_STEPS)) {
+      await t.test(`when ${name}: finished or undone`, async () => {
+        const dead = daemon.killAt((line) => line['containerId'] !== bystander.id && match(line));
+        const outcome = daemon.api.start(everything('victim', 'used')).then(
+          (id) => id,
+          () => undefined,
+        );
+        await dead;
+        const acknowledged = await outcome;
+        await daemon.start();
+        await assertUntouched(daemon, bystander);
+        const { containers } = await daemon.api.containers.call('List', { all: true });
+        const victim = containers.find((container) => container.name === 'victim');
+        if (acknowledged !== undefined) assert.equal(victim?.state, 'CONTAINER_STATE_RUNNING');
+        if (victim !== undefined) {
+          assert.equal(victim.state, 'CONTAINER_STATE_RUNNING', 'what is left of a launch runs');
+          await daemon.api.containers.call('Remove', { ref: 'victim', force: true });
+        }
+        await before.assertClean();
+      });
+    }
+  });
+
+  test('berthd killed at every named step of a removal', { timeout: 300_000 }, async (t) => {
+    if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
+    const { daemon, bystander } = await daemonWithBystander(t);
+    const before = daemon.oracle();
+    for (const [name, match] of Object.entries(REMOVAL_STEPS)) {
+      await t.test(`when ${name}: the removal is finished by the next start`, async () => {
+        await daemon.api.start(everything('victim', 'used'));
+        const dead = daemon.killAt((line) => line['containerId'] !== bystander.id && match(line));
+        const outcome = Promise.allSettled([daemon.api.containers.call('Remove', { ref: 'victim', force: true })]);
+        await dead;
+        await outcome;
+        await daemon.start();
+        await assertUntouched(daemon, bystander);
+        const { containers } = await daemon.api.containers.call('List', { all: true });
+        assert.deepEqual(
+          containers.map((container) => container.name),
+          ['bystander'],
+        );
+        await before.assertClean();
+      });
+    }
+  });
+
+  test('berthd killed while it makes and unmakes a volume', { timeout: 120_000 }, async (t) => {
+    if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
+    const { daemon, bystander } = await daemonWithBystander(t);
+    const before = daemon.oracle();
+    const volume = { name: 'victim', capacityBytes: 16 * MIB };
+    const states = async (): Promise<unknown[]> =>
+      (await daemon.api.volumes.call('List', {})).volumes.map(({ name, state }) => [name, state]);
+    const kept = ['kept', 'published'];
+    const used = ['used', 'created'];
+
+    for (const [moment, match] of [
+      ['is under way', volumeBecomes('creating')],
+      ['has run', csi('CreateVolume')],
+    ] as const) {
+      await t.test(`when CreateVolume ${moment}: the same request gives the one volume there is`, async () => {
+        const dead = daemon.killAt(match);
+        const outcome = Promise.allSettled([daemon.api.volumes.call('Create', volume)]);
+        await dead;
+        await outcome;
+        await daemon.start();
+        await assertUntouched(daemon, bystander);
+        await daemon.api.volumes.call('Create', volume);
+        assert.deepEqual(await states(), [kept, used, ['victim', 'created']]);
+        await daemon.api.volumes.call('Remove', { name: 'victim' });
+        await before.assertClean();
+      });
+    }
+
+    for (const [moment, match] of [
+      ['is under way', volumeBecomes('deleting')],
+      ['has run', csi('DeleteVolume')],
+    ] as const) {
+      await t.test(`when DeleteVolume ${moment}: the volume is gone after the next start`, async () => {
+        await daemon.api.volumes.call('Create', volume);
+        const dead = daemon.killAt(match);
+        const outcome = Promise.allSettled([daemon.api.volumes.call('Remove', { name: 'victim' })]);
+        await dead;
+        await outcome;
+        await daemon.start();
+        await assertUntouched(daemon, bystander);
+        await before.assertClean();
+        assert.deepEqual(await states(), [kept, used]);
+      });
+    }
+  });
+
+  /** Small and repeatable (mulberry32). */
+  function random(seed: number): () => number {
+    let state = seed >>> 0;
+    return () => {
+      state = (state + 0x6d2b79f5) >>> 0;
+      let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+      mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+      return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    };
+  }
+
+  const ROUNDS = 25;
+  const LIFECYCLES_AT_ONCE = 4;
+
+  /** What the daemon has told a caller about a container. */
+  interface Told {
+    started: boolean;
+    ending: boolean;
+    gone: boolean;
+  }
+
+  test(`berthd killed at ${ROUNDS} random moments of mixed lifecycles`, { timeout: 400_000 }, async (t) => {
+    if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
+    const seed = Number(process.env['BERTH_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+    t.diagnostic(`BERTH_TEST_SEED=${seed}`);
+    const next = random(seed);
+    const { daemon, bystander } = await daemonWithBystander(t);
+    const before = daemon.oracle();
+
+    const lifecycle = async (name: string, volume: string | undefined, told: Told): Promise<void> => {
+      const networks = next() < 0.3 ? ['none'] : next() < 0.3 ? ['e2e', 'e2e-second'] : ['e2e'];
+      const mounts = volume === undefined ? [] : [{ volume, target: '/data' }];
+      const spec: ContainerSpec = { name, image: IMAGE, command: ['sleep', '1000'], networks, mounts };
+      const separately = next() < 0.4;
+      if (separately) {
+        await daemon.api.containers.call('Create', { spec });
+        await daemon.api.containers.call('Start', { ref: name });
+      } else {
+        await daemon.api.start(spec);
       }
-      await before.assertClean();
-    });
-  }
-});
+      told.started = true;
+      if (next() < 0.3) return;
+      told.ending = true;
+      if (next() < 0.5) await daemon.api.containers.call('Stop', { ref: name, timeoutMs: 0 });
+      await daemon.api.containers.call('Remove', { ref: name, force: true });
+      told.gone = true;
+    };
 
-test('berthd killed at every named step of a removal', { timeout: 300_000 }, async (t) => {
-  if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
-  const { daemon, bystander } = await daemonWithBystander(t);
-  const before = daemon.oracle();
-  for (const [name, match] of Object.entries(REMOVAL_STEPS)) {
-    await t.test(`when ${name}: the removal is finished by the next start`, async () => {
-      await daemon.api.start(everything('victim', 'used'));
-      const dead = daemon.killAt((line) => line['containerId'] !== bystander.id && match(line));
-      const outcome = Promise.allSettled([daemon.api.containers.call('Remove', { ref: 'victim', force: true })]);
-      await dead;
-      await outcome;
+    for (let round = 0; round < ROUNDS; round += 1) {
+      const told = new Map<string, Told>();
+      const work = Array.from({ length: LIFECYCLES_AT_ONCE }, (_, index) => {
+        const name = `r${round}-${index}`;
+        const known: Told = { started: false, ending: false, gone: false };
+        told.set(name, known);
+        return lifecycle(name, index === 0 ? 'used' : undefined, known);
+      });
+      const settled = Promise.allSettled(work);
+      await new Promise((resolve) => setTimeout(resolve, next() * 900));
+      await daemon.kill('SIGKILL');
+      await settled;
       await daemon.start();
+
       await assertUntouched(daemon, bystander);
       const { containers } = await daemon.api.containers.call('List', { all: true });
-      assert.deepEqual(
-        containers.map((container) => container.name),
-        ['bystander'],
-      );
+      const states = new Map(containers.map((container) => [container.name, container.state]));
+      for (const [name, { started, ending, gone }] of told) {
+        const state = states.get(name);
+        const context = `round ${round}, seed ${seed}: ${name} is ${state ?? 'not there'}`;
+        if (started && !ending) assert.equal(state, 'CONTAINER_STATE_RUNNING', context);
+        if (gone) assert.equal(state, undefined, context);
+        assert.notEqual(state, 'CONTAINER_STATE_STARTING', context);
+        assert.notEqual(state, 'CONTAINER_STATE_STOPPING', context);
+      }
+      const others = containers.filter((container) => container.id !== bystander.id);
+      await Promise.all(others.map(({ id }) => daemon.api.containers.call('Remove', { ref: id, force: true })));
       await before.assertClean();
-    });
-  }
-});
-
-test('berthd killed while it makes and unmakes a volume', { timeout: 120_000 }, async (t) => {
-  if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
-  const { daemon, bystander } = await daemonWithBystander(t);
-  const before = daemon.oracle();
-  const volume = { name: 'victim', capacityBytes: 16 * MIB };
-  const states = async (): Promise<unknown[]> =>
-    (await daemon.api.volumes.call('List', {})).volumes.map(({ name, state }) => [name, state]);
-  const kept = ['kept', 'published'];
-  const used = ['used', 'created'];
-
-  for (const [moment, match] of [
-    ['is under way', volumeBecomes('creating')],
-    ['has run', csi('CreateVolume')],
-  ] as const) {
-    await t.test(`when CreateVolume ${moment}: the same request gives the one volume there is`, async () => {
-      const dead = daemon.killAt(match);
-      const outcome = Promise.allSettled([daemon.api.volumes.call('Create', volume)]);
-      await dead;
-      await outcome;
-      await daemon.start();
-      await assertUntouched(daemon, bystander);
-      await daemon.api.volumes.call('Create', volume);
-      assert.deepEqual(await states(), [kept, used, ['victim', 'created']]);
-      await daemon.api.volumes.call('Remove', { name: 'victim' });
-      await before.assertClean();
-    });
-  }
-
-  for (const [moment, match] of [
-    ['is under way', volumeBecomes('deleting')],
-    ['has run', csi('DeleteVolume')],
-  ] as const) {
-    await t.test(`when DeleteVolume ${moment}: the volume is gone after the next start`, async () => {
-      await daemon.api.volumes.call('Create', volume);
-      const dead = daemon.killAt(match);
-      const outcome = Promise.allSettled([daemon.api.volumes.call('Remove', { name: 'victim' })]);
-      await dead;
-      await outcome;
-      await daemon.start();
-      await assertUntouched(daemon, bystander);
-      await before.assertClean();
-      assert.deepEqual(await states(), [kept, used]);
-    });
-  }
-});
-
-/** Small and repeatable (mulberry32). */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-const ROUNDS = 25;
-const LIFECYCLES_AT_ONCE = 4;
-
-/** What the daemon has told a caller about a container. */
-interface Told {
-  started: boolean;
-  ending: boolean;
-  gone: boolean;
-}
-
-test(`berthd killed at ${ROUNDS} random moments of mixed lifecycles`, { timeout: 400_000 }, async (t) => {
-  if (!needs(t, 'root', 'conmon', 'cni', 'busybox', 'overlayfs', 'loop', 'ext4')) return;
-  const seed = Number(process.env['BERTH_TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
-  t.diagnostic(`BERTH_TEST_SEED=${seed}`);
-  const next = random(seed);
-  const { daemon, bystander } = await daemonWithBystander(t);
-  const before = daemon.oracle();
-
-  const lifecycle = async (name: string, volume: string | undefined, told: Told): Promise<void> => {
-    const networks = next() < 0.3 ? ['none'] : next() < 0.3 ? ['e2e', 'e2e-second'] : ['e2e'];
-    const mounts = volume === undefined ? [] : [{ volume, target: '/data' }];
-    const spec: ContainerSpec = { name, image: IMAGE, command: ['sleep', '1000'], networks, mounts };
-    const separately = next() < 0.4;
-    if (separately) {
-      await daemon.api.containers.call('Create', { spec });
-      await daemon.api.containers.call('Start', { ref: name });
-    } else {
-      await daemon.api.start(spec);
     }
-    told.started = true;
-    if (next() < 0.3) return;
-    told.ending = true;
-    if (next() < 0.5) await daemon.api.containers.call('Stop', { ref: name, timeoutMs: 0 });
-    await daemon.api.containers.call('Remove', { ref: name, force: true });
-    told.gone = true;
-  };
-
-  for (let round = 0; round < ROUNDS; round += 1) {
-    const told = new Map<string, Told>();
-    const work = Array.from({ length: LIFECYCLES_AT_ONCE }, (_, index) => {
-      const name = `r${round}-${index}`;
-      const known: Told = { started: false, ending: false, gone: false };
-      told.set(name, known);
-      return lifecycle(name, index === 0 ? 'used' : undefined, known);
-    });
-    const settled = Promise.allSettled(work);
-    await new Promise((resolve) => setTimeout(resolve, next() * 900));
-    await daemon.kill('SIGKILL');
-    await settled;
-    await daemon.start();
-
-    await assertUntouched(daemon, bystander);
-    const { containers } = await daemon.api.containers.call('List', { all: true });
-    const states = new Map(containers.map((container) => [container.name, container.state]));
-    for (const [name, { started, ending, gone }] of told) {
-      const state = states.get(name);
-      const context = `round ${round}, seed ${seed}: ${name} is ${state ?? 'not there'}`;
-      if (started && !ending) assert.equal(state, 'CONTAINER_STATE_RUNNING', context);
-      if (gone) assert.equal(state, undefined, context);
-      assert.notEqual(state, 'CONTAINER_STATE_STARTING', context);
-      assert.notEqual(state, 'CONTAINER_STATE_STOPPING', context);
-    }
-    const others = containers.filter((container) => container.id !== bystander.id);
-    await Promise.all(others.map(({ id }) => daemon.api.containers.call('Remove', { ref: id, force: true })));
-    await before.assertClean();
-  }
+  });
 });

@@ -195,8 +195,23 @@ export class Daemon {
     return this.#running().killAt(matches, timeoutMs);
   }
 
-  /** Runs `berth` with these arguments to its end. */
-  async cli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
+  /**
+   * Runs `berth` with these arguments to its end: `run` as a process, whose streams, exit code and signals are those of
+   * the container, everything else in this process ({@link runBerth}).
+   */
+  cli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
+    return args[0] === 'run' ? this.#spawned(args, options) : this.#inside(args, options);
+  }
+
+  /** As `cli`, for commands that must end with 0. Returns stdout without the last line feed. */
+  async ok(args: readonly string[], options: CliOptions = {}): Promise<string> {
+    const { code, stdout, stderr } = await this.cli(args, options);
+    if (code === 0) return stdout.replace(/\n$/, '');
+    const log = formatLog(this.lines, 20);
+    throw new Error(`berth ${args.join(' ')} exited with ${code}: ${stderr}${stdout}\n${log}`);
+  }
+
+  async #spawned(args: readonly string[], options: CliOptions): Promise<CliResult> {
     const child = this.spawnCli(args);
     const timeoutMs = options.timeoutMs ?? CLI_TIMEOUT_MS;
     let late = false;
@@ -215,18 +230,7 @@ export class Daemon {
     return { code, stdout, stderr };
   }
 
-  /**
-   * Runs a command that must end with 0, in this process unless it is `run`. Returns stdout without the last line feed.
-   */
-  async ok(args: readonly string[], options: CliOptions = {}): Promise<string> {
-    // Signals are for the process of a container in the foreground.
-    const { code, stdout, stderr } = args[0] === 'run' ? await this.cli(args, options) : await this.#run(args, options);
-    if (code === 0) return stdout.replace(/\n$/, '');
-    const log = formatLog(this.lines, 20);
-    throw new Error(`berth ${args.join(' ')} exited with ${code}: ${stderr}${stdout}\n${log}`);
-  }
-
-  async #run(args: readonly string[], { timeoutMs = CLI_TIMEOUT_MS }: CliOptions): Promise<CliResult> {
+  async #inside(args: readonly string[], { timeoutMs = CLI_TIMEOUT_MS }: CliOptions): Promise<CliResult> {
     const { promise: late, reject } = Promise.withResolvers<never>();
     const timer = setTimeout(() => {
       reject(new Error(`berth ${args.join(' ')} did not end within ${timeoutMs} ms\n${formatLog(this.lines, 20)}`));
