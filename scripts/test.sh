@@ -27,7 +27,7 @@ stage_types() { tsc -p tsconfig.json; }
 stage_build() { npm run --silent build; }
 stage_unit() { node_tests unit 'test/**/*.test.ts'; }
 # The built program is what is tested: that is what people run.
-stage_integration() { BERTH_TEST_DIST=1 node_tests integration --test-concurrency=4 'test/**/*.integration.ts'; }
+stage_integration() { BERTH_TEST_DIST=1 node_tests integration --test-concurrency=3 'test/**/*.integration.ts'; }
 
 # node_tests NAME ARGUMENT...: runs tests and keeps a list of those that were skipped.
 node_tests() {

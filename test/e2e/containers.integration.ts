@@ -13,7 +13,7 @@ const IMAGE = 'busybox:1';
 const QUICK = ['run', '--rm', '--network', 'none'];
 
 async function daemonWithImage(t: TestContext): Promise<Daemon> {
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   return daemon;
 }

@@ -33,7 +33,7 @@ async function found(daemon: Daemon, by: string, name: string): Promise<readonly
 
 test('containers on one network', { timeout: 120_000 }, async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first, second] = daemon.networks;
@@ -96,7 +96,7 @@ test('containers on one network', { timeout: 120_000 }, async (t) => {
 
 test('what a container is told about names', { timeout: 120_000 }, async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first] = daemon.networks;
@@ -188,7 +188,7 @@ test('what a container is told about names', { timeout: 120_000 }, async (t) => 
 test("libcni's cache has what is attached, for as long as it is", { timeout: 60_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const cache = join(await tempDir(t), 'cache');
-  const daemon = await startDaemon(t, { flags: ['--cni-cache-dir', cache] });
+  const daemon = await startDaemon(t, { volumes: false, flags: ['--cni-cache-dir', cache] });
   await daemon.importBusybox(IMAGE);
   const [first, second] = daemon.networks;
   const id = await daemon.ok(['run', '-d', '--name', 'seen', '--network', first.name, IMAGE, '--', 'sleep', '1000']);

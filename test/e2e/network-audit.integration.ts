@@ -81,7 +81,7 @@ async function strangerOn(t: TestContext, file: string, id: string): Promise<str
 test('network audit', { timeout: 180_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const { subnet: pool } = await claimNetworks(t);
-  const daemon = await startDaemon(t, { flags: ['--network-pool', pool] });
+  const daemon = await startDaemon(t, { volumes: false, flags: ['--network-pool', pool] });
   await daemon.importBusybox(IMAGE);
   const scope = { ...daemon.scope, subnets: [...daemon.scope.subnets, pool] };
   const before = new Oracle(scope);
@@ -253,7 +253,7 @@ test('network audit', { timeout: 180_000 }, async (t) => {
 test('network audit of pairs', { timeout: 180_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const { subnet: pool } = await claimNetworks(t);
-  const daemon = await startDaemon(t, { flags: ['--network-pool', pool] });
+  const daemon = await startDaemon(t, { volumes: false, flags: ['--network-pool', pool] });
   await daemon.importBusybox(IMAGE);
   const before = new Oracle({ ...daemon.scope, subnets: [...daemon.scope.subnets, pool] });
   await daemon.ok(['network', 'create', '--driver', 'ptp', 'pairs']);

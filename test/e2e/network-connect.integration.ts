@@ -57,7 +57,7 @@ function told({ networks }: Shown): string[] {
 
 test('network connect and disconnect', { timeout: 120_000 }, async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first, second] = daemon.networks;
@@ -188,7 +188,7 @@ test('network connect and disconnect', { timeout: 120_000 }, async (t) => {
 
 test('a daemon that is killed in connect or disconnect (K30)', { timeout: 180_000 }, async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first, second] = daemon.networks;
@@ -232,6 +232,7 @@ test('a network that must not be used is not connected to', { timeout: 60_000 },
   const binDirs = [plugins.binDir, ...CNI_BIN_DIRS].flatMap((dir) => ['--cni-bin-dir', dir]);
   const list = (name: string, type: string): object => ({ cniVersion: '1.0.0', name, plugins: [{ type }] });
   const daemon = await startDaemon(t, {
+    volumes: false,
     flags: binDirs,
     confFiles: {
       '50-evil.conflist': list('evil', '../../../bin/sh'),
@@ -292,7 +293,7 @@ test('a disconnect whose DEL fails', { timeout: 60_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const plugins = await RecordingPlugins.create(t, 'stubborn');
   const binDirs = [plugins.binDir, ...CNI_BIN_DIRS].flatMap((dir) => ['--cni-bin-dir', dir]);
-  const daemon = await startDaemon(t, { flags: binDirs });
+  const daemon = await startDaemon(t, { volumes: false, flags: binDirs });
   const list = { cniVersion: '1.0.0', name: 'stubborn', plugins: [{ type: 'stubborn' }] };
   writeFileSync(join(daemon.confDir, '50-stubborn.conflist'), JSON.stringify(list));
   await daemon.importBusybox(IMAGE);

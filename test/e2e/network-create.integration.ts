@@ -46,7 +46,7 @@ async function ip(...args: readonly string[]): Promise<string> {
 /** A daemon whose networks get subnets of this test's own, none of the pool in use. */
 async function daemonWithPool(t: TestContext): Promise<{ daemon: Daemon; pool: string }> {
   const { subnet } = await claimNetworks(t);
-  return { daemon: await startDaemon(t, { flags: ['--network-pool', subnet] }), pool: subnet };
+  return { daemon: await startDaemon(t, { volumes: false, flags: ['--network-pool', subnet] }), pool: subnet };
 }
 
 test('network create and rm', { timeout: 120_000 }, async (t) => {

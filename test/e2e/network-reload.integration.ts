@@ -27,7 +27,7 @@ async function freePort(): Promise<number> {
 test('network reload', { timeout: 120_000 }, async (t) => {
   if (!needsNetworks(t)) return;
   const { subnet } = await claimNetworks(t);
-  const daemon = await startDaemon(t, { flags: ['--network-pool', subnet] });
+  const daemon = await startDaemon(t, { volumes: false, flags: ['--network-pool', subnet] });
   await daemon.importBusybox(IMAGE);
   const scope = { ...daemon.scope, subnets: [...daemon.scope.subnets, subnet] };
   const before = new Oracle(scope);

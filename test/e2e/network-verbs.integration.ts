@@ -26,7 +26,7 @@ function binFlags(...dirs: readonly string[]): string[] {
 
 test('network check', async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first, second] = daemon.networks;
@@ -79,7 +79,7 @@ test('network check', async (t) => {
 
 test('network checks from time to time', { timeout: 60_000 }, async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t, { flags: ['--cni-check-interval', '1'] });
+  const daemon = await startDaemon(t, { volumes: false, flags: ['--cni-check-interval', '1'] });
   await daemon.importBusybox(IMAGE);
   const [, second] = daemon.networks;
   const id = await daemon.ok(['run', '-d', '--name', 'box', '--network', second.name, IMAGE, '--', 'sleep', '1000']);
@@ -102,6 +102,7 @@ test('the status of networks', async (t) => {
   const plugins = await RecordingPlugins.create(t, 'modern', 'ancient');
   const list = (name: string, cniVersion: string, type: string): object => ({ cniVersion, name, plugins: [{ type }] });
   const daemon = await startDaemon(t, {
+    volumes: false,
     flags: binFlags(plugins.binDir),
     confFiles: {
       '50-modern.conflist': list('modern', '1.1.0', 'modern'),
@@ -148,6 +149,7 @@ test('the status of networks', async (t) => {
     await daemon.kill('SIGTERM');
     plugins.does('modern', 'STATUS', 'exec sleep 1000');
     const impatient = await startDaemon(t, {
+      volumes: false,
       flags: [...binFlags(plugins.binDir), '--cni-timeout', 'STATUS=1'],
       confFiles: { '50-modern.conflist': list('modern', '1.1.0', 'modern') },
     });
@@ -165,6 +167,7 @@ test('network gc', { timeout: 120_000 }, async (t) => {
     return { cniVersion: '1.1.0', name, ...more, plugins: [{ type }] };
   };
   const daemon = await startDaemon(t, {
+    volumes: false,
     flags: binFlags(plugins.binDir),
     confFiles: {
       '50-own.conflist': list('own', owned),
@@ -283,6 +286,7 @@ test('the cap on chains side by side', async (t) => {
   const count = `mkdir -p ${inside}; : > ${inside}/$$; ${wait}; sleep 0.2; ${width} >> ${plugins.base}/widths; rm ${inside}/$$`;
   plugins.does('narrow', 'ADD', `${count}; echo '{"cniVersion":"1.0.0"}'`);
   const daemon = await startDaemon(t, {
+    volumes: false,
     flags: [...binFlags(plugins.binDir), '--cni-concurrency', '1', '--cni-concurrency', 'narrow=2'],
     confFiles: { '50-narrow.conflist': { cniVersion: '1.0.0', name: 'narrow', plugins: [{ type: 'narrow' }] } },
   });

@@ -46,7 +46,7 @@ function needsNetworks(t: TestContext): boolean {
 
 test('networks of a container', async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   await daemon.importBusybox(IMAGE);
   const before = daemon.oracle();
   const [first, second] = daemon.networks;
@@ -172,6 +172,7 @@ test('networks of a container', async (t) => {
 test('network configurations', async (t) => {
   if (!needsNetworks(t)) return;
   const daemon = await startDaemon(t, {
+    volumes: false,
     confFiles: {
       '50-broken.conflist': '{ "name": "broken", ',
       '60-lost.conflist': { cniVersion: '1.0.0', name: 'lost', plugins: [{ type: 'nosuchplugin' }] },
@@ -232,7 +233,7 @@ test('network configurations', async (t) => {
 
 test('the default network', async (t) => {
   if (!needsNetworks(t)) return;
-  const daemon = await startDaemon(t);
+  const daemon = await startDaemon(t, { volumes: false });
   rmSync(daemon.confDir, { recursive: true });
   mkdirSync(daemon.confDir);
   const listed: { name: string }[] = JSON.parse(await daemon.ok(['network', 'ls', '--format', 'json']));
@@ -258,6 +259,7 @@ fi
   writeFileSync(join(bin, 'stubborn'), stubborn, { mode: 0o755 });
   const binDirs = [bin, ...CNI_BIN_DIRS].flatMap((dir) => ['--cni-bin-dir', dir]);
   const daemon = await startDaemon(t, {
+    volumes: false,
     flags: binDirs,
     confFiles: { '50-stubborn.conflist': { cniVersion: '1.0.0', name: 'stubborn', plugins: [{ type: 'stubborn' }] } },
   });

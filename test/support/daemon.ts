@@ -25,7 +25,7 @@ import { assertClean, type CleanOptions, type Scope, type Snapshot, snapshot } f
 import { tempDir } from './temp-dir.ts';
 import { claimNetworks, conflist, type TestNetwork } from './test-network.ts';
 
-const START_TIMEOUT_MS = 30_000;
+const START_TIMEOUT_MS = 60_000;
 const CLI_TIMEOUT_MS = 60_000;
 /** Ids that Berth makes. Others call containers as they like, and what bears the name is ended when the test ends. */
 const CONTAINER_ID = /^[0-9a-f]{32}$/;
@@ -35,6 +35,8 @@ export interface DaemonOptions {
   readonly flags?: readonly string[];
   /** Further files of the CNI configuration directory, by name; they come after the test's two networks. */
   readonly confFiles?: Readonly<Record<string, object | string>>;
+  /** False for tests that need none: the embedded driver, a process of its own, is not started. */
+  readonly volumes?: boolean;
 }
 
 /** What a command of `berth` did. */
@@ -76,7 +78,8 @@ export async function startDaemon(t: TestScope, options: DaemonOptions = {}): Pr
   for (const [name, content] of Object.entries({ ...own, ...options.confFiles })) {
     await writeFile(join(place.confDir, name), typeof content === 'string' ? content : JSON.stringify(content));
   }
-  const daemon = new Daemon(place, options.flags ?? []);
+  const driver = options.volumes === false ? ['--no-csi-local-driver'] : [];
+  const daemon = new Daemon(place, [...driver, ...(options.flags ?? [])]);
   cleanup(t, () => daemon.dispose(t));
   await daemon.start();
   return daemon;

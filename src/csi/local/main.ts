@@ -6,6 +6,7 @@
  */
 import { fstatSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
+import { flushCompileCache } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Server } from '@grpc/grpc-js';
@@ -166,6 +167,8 @@ async function serve(settings: Settings, log: Logger): Promise<void> {
   const ending = endAsked();
   await listen(server, settings.socketPath);
   log.info({ socket: settings.socketPath, dataDir: files.dataDir, volumes: files.list().length }, 'driver listens');
+  // A driver that is killed keeps what it compiled as well.
+  flushCompileCache();
   const reason = await ending;
   log.info({ reason }, 'driver ends after the calls under way');
   streams.abort(new RuntimeError('UNAVAILABLE', 'the driver ends'));

@@ -21,7 +21,7 @@ async function idsOf(driver: Driver): Promise<string[]> {
 }
 
 for (const access of ['mount', 'block', 'directory'] as const) {
-  describe(`a driver killed during each call, ${access}`, { skip }, () => {
+  describe(`a driver killed during each call, ${access}`, { skip, concurrency: true }, () => {
     const volumeCapability = access === 'block' ? blockOf() : mountOf();
     const create = (name: string): Message => ({
       name,
