@@ -29,11 +29,18 @@ export interface VolumeDrainOptions {
   readonly firstPauseMs?: number | undefined;
 }
 
+/** Told what failed in a round. */
+type Told = (failures: readonly unknown[]) => void;
+
 /** One volume that is being emptied. */
 interface Emptying {
-  /** Failures of the first round, once it is over. */
-  readonly firstRound: Promise<readonly unknown[]>;
-  readonly over: Promise<void>;
+  /** What a container gets before it is killed: what was said last. */
+  timeoutMs: number;
+  /** Who waits for a round that has not begun yet. */
+  readonly waiting: Told[];
+  /** Ends the pause before the next round. */
+  pause: AbortController;
+  over: Promise<void>;
 }
 
 export class VolumeDrain {
@@ -54,8 +61,7 @@ export class VolumeDrain {
    */
   async drain(name: string, timeoutMs: number, signal: AbortSignal): Promise<VolumeRecord> {
     await this.#options.volumes.update(name, 'drain', signal);
-    const left = this.#begin(name, timeoutMs);
-    const failures = await beforeAbort(left.firstRound, signal);
+    const failures = await beforeAbort(this.#begin(name, timeoutMs), signal);
     const failure = gathered(failures, 'several containers');
     if (failure !== undefined) {
       const text = `volume ${name} is being drained, what could not be stopped is tried again: ${failure.message}`;
@@ -67,7 +73,7 @@ export class VolumeDrain {
   /** Goes on with what a daemon before this one had begun. */
   recover(): void {
     for (const record of this.#options.volumes.list()) {
-      if (usersOf(record).length > 0) this.#begin(record.name, STOP_TIMEOUT_MS);
+      if (usersOf(record).length > 0) void this.#begin(record.name, STOP_TIMEOUT_MS);
     }
   }
 
@@ -77,29 +83,41 @@ export class VolumeDrain {
     await Promise.all([...this.#emptying.values()].map(({ over }) => over));
   }
 
-  /** One at a time for each volume. */
-  #begin(name: string, timeoutMs: number): Emptying {
+  /** Asks for a round, now; settles with what failed in it. One at a time for each volume. */
+  #begin(name: string, timeoutMs: number): Promise<readonly unknown[]> {
+    const { promise, resolve } = Promise.withResolvers<readonly unknown[]>();
     const under = this.#emptying.get(name);
-    if (under !== undefined) return under;
-    const first = Promise.withResolvers<readonly unknown[]>();
-    const over = this.#empty(name, timeoutMs, first.resolve).finally(() => this.#emptying.delete(name));
-    const emptying = { firstRound: first.promise, over };
-    this.#emptying.set(name, emptying);
-    return emptying;
+    if (under !== undefined) {
+      under.timeoutMs = timeoutMs;
+      under.waiting.push(resolve);
+      under.pause.abort();
+      return promise;
+    }
+    const begun: Emptying = { timeoutMs, waiting: [resolve], pause: new AbortController(), over: Promise.resolve() };
+    this.#emptying.set(name, begun);
+    begun.over = this.#empty(name, begun);
+    return promise;
   }
 
   /** Never rejects. */
-  async #empty(name: string, timeoutMs: number, told: (failures: readonly unknown[]) => void): Promise<void> {
+  async #empty(name: string, emptying: Emptying): Promise<void> {
     const { signal } = this.#closing;
     let pauseMs = this.#options.firstPauseMs ?? FIRST_PAUSE_MS;
     while (!signal.aborted) {
-      const failures = await this.#round(name, timeoutMs);
-      told(failures);
-      if (this.#users(name).length === 0) return;
-      await sleep(pauseMs, undefined, { ref: false, signal }).catch(() => undefined);
+      emptying.pause = new AbortController();
+      const told = emptying.waiting.splice(0);
+      const failures = await this.#round(name, emptying.timeoutMs);
+      for (const tell of told) tell(failures);
+      if (emptying.waiting.length > 0) continue;
+      if (this.#users(name).length === 0) break;
+      const joint = AbortSignal.any([signal, emptying.pause.signal]);
+      // An abort only ends the pause.
+      await sleep(pauseMs, undefined, { ref: false, signal: joint }).catch(() => undefined);
       pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
     }
-    told([]);
+    // Without a turn of the loop between the last look and this: who comes later begins anew.
+    this.#emptying.delete(name);
+    for (const tell of emptying.waiting) tell([]);
   }
 
   /** Stops all users side by side; returns what failed. */

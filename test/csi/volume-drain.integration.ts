@@ -58,10 +58,14 @@ describe('VolumeDrain', { skip: missing('root', 'loop') }, () => {
 
   test('a pause stops nobody', async (t) => {
     const host = await used(t);
-    const drain = drainOf(t, host, async () => assert.fail('a container was stopped'));
+    const stopped: string[] = [];
+    const drain = drainOf(t, host, async (id) => {
+      stopped.push(id);
+    });
     await host.volumes.update('data', 'pause', soon());
     drain.recover();
     await drain.close();
+    assert.deepEqual(stopped, []);
     assert.equal(host.volumes.get('data').claims.length, 2);
     for (const id of [A, B]) await host.volumes.release('data', id, soon());
     await host.volumes.release('other', A, soon());
@@ -89,6 +93,24 @@ describe('VolumeDrain', { skip: missing('root', 'loop') }, () => {
     );
     await gone.promise;
     assert.equal(attempts, 3);
+    await host.volumes.release('other', A, soon());
+    assertIdle(host);
+  });
+
+  test('said again, it tries again at once, with the time said last', async (t) => {
+    const host = await used(t);
+    const times: number[] = [];
+    const stop: Stop = async (id, timeoutMs) => {
+      times.push(timeoutMs);
+      if (timeoutMs !== 0) throw new RuntimeError('UNAVAILABLE', 'it does not end');
+      await host.volumes.release('data', id, soon());
+    };
+    const log = pino({ level: 'silent' });
+    const drain = new VolumeDrain({ volumes: host.volumes, stop, log, firstPauseMs: 3_600_000 });
+    cleanup(t, () => drain.close());
+    for (const _ of [1, 2]) await assert.rejects(drain.drain('data', 5, soon()), /it does not end/);
+    assert.deepEqual((await drain.drain('data', 0, soon())).claims, []);
+    assert.deepEqual(times, [5, 5, 5, 5, 0, 0]);
     await host.volumes.release('other', A, soon());
     assertIdle(host);
   });

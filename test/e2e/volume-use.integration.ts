@@ -4,13 +4,13 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import type { TestScope } from '../support/cleanup.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
-import { type FakeCsi, failWith, startFakeCsi } from '../support/fake-csi.ts';
+import { type Behaviour, type FakeCsi, failWith, startFakeCsi } from '../support/fake-csi.ts';
 import { needs } from '../support/needs.ts';
 
 const IMAGE = 'busybox:1';
 
 async function place(t: TestScope): Promise<{ readonly daemon: Daemon; readonly fake: FakeCsi }> {
-  const daemon = await startDaemon(t, { flags: ['--no-csi-local-driver'] });
+  const daemon = await startDaemon(t, { flags: ['--no-csi-local-driver', '--csi-controller-calls', '2'] });
   await daemon.importBusybox(IMAGE);
   const fake = await startFakeCsi(t, {
     socketPath: join(daemon.run, 'csi', 'fake.sock'),
@@ -132,10 +132,54 @@ test('volumes as they are used', async (t) => {
     assert.match(text, /^next try +(in|now)/m);
     assert.match(text, new RegExp(`^used by +${id.slice(0, 12)}, /data, .*read-only, given back, not down yet$`, 'm'));
     fake.heal();
-    await daemon.ok(['rm', '-f', 'user']);
+    // The daemon's own next attempt may come first.
+    const removed = await daemon.cli(['rm', '-f', 'user']);
+    assert.ok(removed.code === 0 || /no such container/.test(removed.stderr), removed.stderr);
     await daemon.ok(['volume', 'rm', 'busy']);
+  });
+
+  await t.test('are made as many at a time as the daemon was told', async () => {
+    const names = ['v1', 'v2', 'v3', 'v4', 'v5'];
+    const two = Promise.withResolvers<void>();
+    let now = 0;
+    let most = 0;
+    const count: Behaviour = async (_request, effect) => {
+      now += 1;
+      most = Math.max(most, now);
+      if (now === 2) two.resolve();
+      await two.promise;
+      const answer = await effect();
+      now -= 1;
+      return answer;
+    };
+    fake.next('CreateVolume', ...names.map(() => count));
+    await Promise.all(names.map((name) => daemon.ok(create(name))));
+    assert.equal(most, 2);
+    const info = JSON.parse(await daemon.ok(['info', '--format', 'json']));
+    assert.equal(info.csiControllerCalls, '2');
+    await daemon.ok(['volume', 'rm', ...names]);
   });
 
   assert.deepEqual(fake.violations, []);
   assert.ok(fake.isIdle);
+});
+
+test('a volume of a group may be written by a user of the group, and by nobody else', async (t) => {
+  if (!needs(t, 'root', 'conmon', 'busybox', 'overlayfs', 'loop', 'ext4', 'losetup')) return;
+  const daemon = await startDaemon(t);
+  await daemon.importBusybox(IMAGE);
+  await daemon.ok(['volume', 'create', 'ours', '--size', '16Mi', '--fs-group', '4711']);
+  const as = (user: string, script: string): string[] => {
+    return ['run', '--rm', '--network', 'none', '-u', user, '-v', 'ours:/data', IMAGE, '--', 'sh', '-c', script];
+  };
+  await daemon.ok(as('1000:4711', 'mkdir /data/dir && echo kept > /data/dir/file'));
+  const { code, stderr } = await daemon.cli(as('1000:1000', 'echo x > /data/other'));
+  assert.notEqual(code, 0);
+  assert.match(stderr, /permission denied/i);
+  // What is made later belongs to the group, too.
+  assert.equal(
+    await daemon.ok(as('2000:4711', "stat -c '%u %g' /data/dir/file; cat /data/dir/file")),
+    '1000 4711\nkept',
+  );
+  await daemon.ok(['volume', 'rm', 'ours']);
 });
