@@ -9,6 +9,7 @@ import type { Logger } from 'pino';
 import { type Code, invalid } from '../errors.ts';
 import { codeOfStatus } from '../status.ts';
 import { adviceFor } from './error-reactions.ts';
+import { MAX_ANSWER_BYTES, OversizedAnswer } from './oversized-answer.ts';
 import {
   type Csi,
   CsiError,
@@ -20,11 +21,8 @@ import {
 } from './protocol.ts';
 import { redacted, withoutSecrets } from './redaction.ts';
 
-/**
- * Longest answer taken. The longest lawful one about a single thing is some 10 KiB, and lists are asked for in pages; a
- * hostile answer of megabytes would stall the daemon.
- */
-const MAX_RESPONSE_BYTES = 1024 * 1024;
+/** Longest answer received; longer than {@link MAX_ANSWER_BYTES} it is not read. Beyond this the call fails. */
+const MAX_RESPONSE_BYTES = 16 * 1024 * 1024;
 /** Room in sockaddr_un; Node cuts longer paths without a word. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
@@ -191,16 +189,17 @@ export class CsiClient {
     const deadline = Date.now() + (this.#options.deadlineMs ?? DEADLINES_MS[rpc]);
     return new Promise((resolve, reject) => {
       const cancel = (): void => call.cancel();
-      const call = this.#client.makeUnaryRequest<Request<R>, Response<R>>(
+      const call = this.#client.makeUnaryRequest<Request<R>, Response<R> | OversizedAnswer>(
         definition.path,
         definition.requestSerialize,
-        definition.responseDeserialize,
+        sized(definition.responseDeserialize, (bytes) => new OversizedAnswer(this.#plugin, rpc, bytes)),
         request,
         new Metadata(),
         { deadline },
         (error, response) => {
           signal.removeEventListener('abort', cancel);
           if (error !== null) reject(error);
+          else if (response instanceof OversizedAnswer) reject(response);
           else if (response === undefined) reject(new Error('no answer'));
           else resolve(response);
         },
@@ -220,6 +219,7 @@ export class CsiClient {
     if (this.#closed) {
       return new CsiError('UNAVAILABLE', this.#plugin, rpc, 'the connection was closed', { cause: error });
     }
+    if (error instanceof OversizedAnswer) return error;
     if (!isServiceError(error)) {
       return new CsiError('INTERNAL', this.#plugin, rpc, error instanceof Error ? error.message : String(error), {
         cause: error,
@@ -246,6 +246,14 @@ function definitionOf<R extends Rpc | StreamRpc>(
 ): MethodDefinition<Request<R>, unknown, unknown, Response<R>> {
   // The compiler cannot see that the messages inferred from an entry are those of the entry.
   return csi.calls[rpc] as unknown as MethodDefinition<Request<R>, unknown, unknown, Response<R>>;
+}
+
+/** Reads an answer unless it is too long. A deserializer that throws would lose what it has seen. */
+function sized<T>(
+  deserialize: (bytes: Buffer) => T,
+  refuse: (bytes: Buffer) => OversizedAnswer,
+): (bytes: Buffer) => T | OversizedAnswer {
+  return (bytes) => (bytes.length > MAX_ANSWER_BYTES ? refuse(bytes) : deserialize(bytes));
 }
 
 function isServiceError(error: unknown): error is ServiceError {

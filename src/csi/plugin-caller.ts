@@ -42,6 +42,8 @@ export interface VolumeDeadlines {
 interface InFlight {
   readonly settled: Promise<void>;
   readonly stop: AbortController;
+  /** It changes nothing, and is broken off soon for a call that does. */
+  readonly isQuestion: boolean;
 }
 
 export interface PluginCallerOptions {
@@ -73,7 +75,11 @@ interface Sent {
   readonly name: string;
   readonly plugin: string;
   readonly rpc: Rpc;
+  readonly isQuestion: boolean;
 }
+
+/** How long a call waits for the end of a question before it. */
+const QUESTION_MS = 1000;
 
 /** Going down is tried again later anyway: an absent plugin must not hold up a start of the daemon for long. */
 const DOWNWARD_PLUGIN_MS = 2000;
@@ -113,10 +119,16 @@ export class PluginCaller {
       async () => {
         await this.#quiet(name, signal);
         const plugin = await this.plugin(driver, signal, patienceMs);
-        const sent = { name, plugin: driver, rpc };
+        const sent = { name, plugin: driver, rpc, isQuestion: false };
         const full = await this.#withSecrets(subject, rpc, request, signal);
         if (signal.aborted) throw cutShort(driver, rpc, signal);
         const leave = await this.#limit.enter(driver, rpc, signal);
+        // A question may have been put meanwhile.
+        while (this.#inFlight.has(name) && !signal.aborted) await this.#quiet(name, signal);
+        if (signal.aborted) {
+          leave();
+          throw cutShort(driver, rpc, signal);
+        }
         return this.#send(sent, (stop) => plugin.call(rpc, full, stop).finally(leave), signal);
       },
       {
@@ -148,6 +160,24 @@ export class PluginCaller {
     yield* plugin.stream(rpc, await this.#withSecrets(subject, rpc, request, signal), signal);
   }
 
+  /**
+   * One question about an object that changes nothing and needs no secrets. It takes no lane: it is not put while a call
+   * for the object is in flight, and a call that comes meanwhile waits a second for it, then breaks it off. So there is
+   * one call at a time for the object (CSI "Concurrency"), and a plugin that hangs on a question holds up nothing for long.
+   * @throws {CsiError} ABORTED when a call is in flight, otherwise as the plugin answers
+   */
+  async ask<R extends Rpc>(
+    { name, driver }: CallSubject,
+    rpc: R,
+    request: Request<R>,
+    signal: AbortSignal,
+  ): Promise<Response<R>> {
+    const plugin = await this.plugin(driver, signal);
+    if (this.#inFlight.has(name)) throw new CsiError('ABORTED', driver, rpc, 'another call for it is under way');
+    const sent = { name, plugin: driver, rpc, isQuestion: true };
+    return this.#send(sent, (stop) => plugin.call(rpc, request, stop), signal);
+  }
+
   /** Breaks off what is still in flight and waits for its end. */
   async close(): Promise<void> {
     const all = [...this.#inFlight.values()];
@@ -159,14 +189,17 @@ export class PluginCaller {
   async #quiet(name: string, signal: AbortSignal): Promise<void> {
     const before = this.#inFlight.get(name);
     if (before === undefined) return;
-    const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#options.deadlines?.settleMs ?? 10_000)]);
-    await untilAborted(before.settled, patience);
-    if (!signal.aborted) before.stop.abort(new RuntimeError('CANCELLED', `the next call for ${name} is due`));
+    const settleMs = this.#options.deadlines?.settleMs ?? 10_000;
+    const patienceMs = before.isQuestion ? Math.min(settleMs, QUESTION_MS) : settleMs;
+    await untilAborted(before.settled, AbortSignal.any([signal, AbortSignal.timeout(patienceMs)]));
+    if (signal.aborted) return;
+    before.stop.abort(new RuntimeError('CANCELLED', `the next call for ${name} is due`));
+    await untilAborted(before.settled, signal);
   }
 
   /** Sends a call and waits for it, or for the caller's patience to end. */
   async #send<T>(
-    { name, plugin, rpc }: Sent,
+    { name, plugin, rpc, isQuestion }: Sent,
     send: (stop: AbortSignal) => Promise<T>,
     signal: AbortSignal,
   ): Promise<T> {
@@ -176,7 +209,7 @@ export class PluginCaller {
       if (this.#inFlight.get(name)?.stop === stop) this.#inFlight.delete(name);
     };
     const settled = answer.then(over, over);
-    this.#inFlight.set(name, { stop, settled });
+    this.#inFlight.set(name, { stop, settled, isQuestion });
     await untilAborted(settled, signal);
     if (this.#inFlight.get(name)?.stop === stop) throw cutShort(plugin, rpc, signal);
     return answer;

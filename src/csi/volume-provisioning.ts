@@ -9,6 +9,7 @@ import type { Logger } from 'pino';
 import { invalid, RuntimeError } from '../errors.ts';
 import { chooseAccessMode } from './access-modes.ts';
 import { isCreateUnsettled, isOpen, isRefusal, isVague } from './error-reactions.ts';
+import { OversizedAnswer } from './oversized-answer.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
@@ -81,20 +82,15 @@ export class VolumeProvisioning {
    */
   async make(record: VolumeRecord, signal: AbortSignal, first = false): Promise<VolumeRecord> {
     if (record.state !== 'creating') return record;
-    const answer = await this.#asked(record, signal, first);
+    const answer = await this.#asked(record, signal, first).catch(async (error: unknown) => {
+      if (!(error instanceof OversizedAnswer) || error.volumeId === undefined) throw error;
+      throw await this.#disowned(record, error.volumeId, error, signal);
+    });
     try {
-      this.#checkOwn(record, answer);
-    } catch (error) {
-      this.#journal.forget(record);
-      throw error;
-    }
-    try {
+      this.#checkOwn(record, answer.volume?.volumeId);
       return this.#journal.write(record, { ...readCreated(record, answer), state: 'created', failure: undefined });
     } catch (error) {
-      // A volume that cannot be used is not kept in the storage system.
-      await this.#journal.noting(record, 'DeleteVolume', () => this.#disown(record, answer, signal));
-      this.#journal.forget(record);
-      throw error;
+      throw await this.#disowned(record, answer.volume?.volumeId ?? '', error, signal);
     }
   }
 
@@ -155,17 +151,29 @@ export class VolumeProvisioning {
     }
   }
 
-  /** A volume that is on record under another name is not this one, and must not be deleted with it. */
-  #checkOwn({ name, driver }: VolumeRecord, { volume }: Response<'CreateVolume'>): void {
-    const id = volume?.volumeId;
-    const other = [...this.#records()].find((one) => one.driver === driver && one.volumeId === id && one.name !== name);
+  /** A volume that is on record under another name is not this one. */
+  #checkOwn(record: VolumeRecord, volumeId: string | undefined): void {
+    const { driver } = record;
+    const other = this.#ownerOf(record, volumeId);
     if (other === undefined) return;
     throw new CsiError('FAILED_PRECONDITION', driver, 'CreateVolume', `volume_id is the one of volume ${other.name}`);
   }
 
-  async #disown(record: VolumeRecord, { volume }: Response<'CreateVolume'>, signal: AbortSignal): Promise<void> {
-    if (volume === null || volume.volumeId === '') return;
-    await this.#delete(record, { ...record, volumeId: volume.volumeId }, signal);
+  #ownerOf({ name, driver }: VolumeRecord, volumeId: string | undefined): VolumeRecord | undefined {
+    return [...this.#records()].find((one) => one.driver === driver && one.volumeId === volumeId && one.name !== name);
+  }
+
+  /**
+   * A volume that cannot be used is not kept in the storage system, unless it is another's. The record stays until that
+   * is done. Returns the reason.
+   */
+  async #disowned(record: VolumeRecord, volumeId: string, reason: unknown, signal: AbortSignal): Promise<unknown> {
+    if (volumeId !== '' && this.#ownerOf(record, volumeId) === undefined) {
+      const target = { ...record, volumeId };
+      await this.#journal.noting(record, 'DeleteVolume', () => this.#delete(record, target, signal));
+    }
+    this.#journal.forget(record);
+    return reason;
   }
 
   /** An absent volume is as good as deleted (CSI DeleteVolume). */

@@ -1,6 +1,6 @@
 /**
- * How full a volume is and how it fares (CSI NodeGetVolumeStats, ControllerGetVolume). Nothing is recorded. Calls have a
- * short deadline of their own and take no lane: a plugin that hangs on one volume holds up nothing else.
+ * How full a volume is and how it fares (CSI NodeGetVolumeStats, ControllerGetVolume). Nothing is recorded. The calls are
+ * questions (PluginCaller.ask): they have a short deadline, wait for no other call for the volume, and hold none up.
  */
 import { RuntimeError } from '../errors.ts';
 import type { Plugin } from './plugin.ts';
@@ -36,10 +36,15 @@ const STATS_TIMEOUT_MS = 10_000;
 
 const UNITS = { BYTES: 'bytes', INODES: 'inodes' } as const;
 
+interface StatsTools {
+  readonly caller: PluginCaller;
+  readonly mounts: VolumeMounts;
+}
+
 /** What the plugin tells about a volume now. Never rejects: what is not known has a reason. */
 export async function volumeStats(
   record: VolumeRecord,
-  tools: { readonly caller: PluginCaller; readonly mounts: VolumeMounts; readonly timeoutMs?: number },
+  tools: StatsTools & { readonly timeoutMs?: number },
   signal: AbortSignal,
 ): Promise<VolumeStats> {
   const { name, driver } = record;
@@ -47,10 +52,8 @@ export async function volumeStats(
   try {
     if (record.volumeId === undefined) return { name, usage: [], reason: `it is ${record.state}` };
     const plugin = await tools.caller.plugin(driver, bounded);
-    const [node, controller] = await Promise.all([
-      onNode(record, plugin, tools.mounts, bounded),
-      atController(record, plugin, bounded),
-    ]);
+    const node = await onNode(record, plugin, tools, bounded);
+    const controller = await atController(record, plugin, tools.caller, bounded);
     const condition = worse(controller.condition, node.condition);
     const reason = node.reason ?? controller.reason;
     return {
@@ -72,7 +75,7 @@ interface Learnt {
 async function onNode(
   record: VolumeRecord,
   plugin: Plugin,
-  mounts: VolumeMounts,
+  { caller, mounts }: StatsTools,
   signal: AbortSignal,
 ): Promise<Learnt & { readonly usage: readonly VolumeUsage[] }> {
   const { node } = plugin.capabilities;
@@ -83,7 +86,8 @@ async function onNode(
   if (published === undefined) return { usage: [], reason: 'no container uses it' };
   const paths = mounts.pathsOf(record);
   try {
-    const answer = await plugin.call(
+    const answer = await caller.ask(
+      record,
       'NodeGetVolumeStats',
       {
         volumeId: idOf(record),
@@ -101,11 +105,16 @@ async function onNode(
   }
 }
 
-async function atController(record: VolumeRecord, plugin: Plugin, signal: AbortSignal): Promise<Learnt> {
+async function atController(
+  record: VolumeRecord,
+  plugin: Plugin,
+  caller: PluginCaller,
+  signal: AbortSignal,
+): Promise<Learnt> {
   const { controller } = plugin.capabilities;
   if (!controller.has('GET_VOLUME') || !controller.has('VOLUME_CONDITION')) return {};
   try {
-    const { status } = await plugin.call('ControllerGetVolume', { volumeId: idOf(record) }, signal);
+    const { status } = await caller.ask(record, 'ControllerGetVolume', { volumeId: idOf(record) }, signal);
     return { condition: conditionOf('controller', status?.volumeCondition) };
   } catch (error) {
     if (error instanceof CsiError && error.code === 'NOT_FOUND') return { condition: GONE };

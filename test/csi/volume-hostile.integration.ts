@@ -157,6 +157,22 @@ describe('a plugin that says too much (K23)', { skip: missing('root', 'loop') },
     });
   }
 
+  test('a volume_context of five megabytes is refused without being read, and its volume deleted', async (t) => {
+    const host = await volumeHost(t, STAGED);
+    const huge = answerWith(({ volume }) => ({
+      volume: {
+        ...volume,
+        volumeContext: Object.fromEntries(Array.from({ length: 400_000 }, (_, key) => [`k${key}`, ''])),
+      },
+    }));
+    host.plugin.next('CreateVolume', huge);
+    await assert.rejects(
+      host.volumes.create(request(), soon()),
+      /CreateVolume .* its answer has \d{7} bytes, larger than max/,
+    );
+    assert.deepEqual([host.volumes.list(), host.plugin.volumes.size], [[], 0]);
+  });
+
   test('an id of 10 KiB is refused, and its volume deleted', async (t) => {
     const host = await volumeHost(t, { ...STAGED, volumeId: () => 'x'.repeat(10_240) });
     await assert.rejects(host.volumes.create(request(), soon()), /volume_id: has 10240 bytes/);

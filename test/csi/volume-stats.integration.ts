@@ -49,6 +49,43 @@ describe('volume stats', { skip: missing('root', 'loop') }, () => {
     assert.deepEqual(host.mounts(), []);
   });
 
+  test('are not asked while another call for the volume is under way, and are broken off for one', async (t) => {
+    const host = await volumeHost(t, { ...TELLS, abortsWhenBusy: true });
+    await host.volumes.create(request(), soon());
+    await host.volumes.publish('data', A, { readOnly: false }, soon());
+    // A call under way: no question beside it.
+    const [arrived, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    host.plugin.next('NodeUnpublishVolume', async (_request, effect) => {
+      arrived.resolve();
+      await go.promise;
+      return effect();
+    });
+    const releasing = host.volumes.release('data', A, soon());
+    await arrived.promise;
+    host.plugin.operations.controllerCondition = { abnormal: true, message: 'a disk is lost' };
+    assert.match(
+      (await host.volumes.stats('data', soon())).reason ?? '',
+      /another call for it is under way|no container/,
+    );
+    assert.equal(host.plugin.requests('ControllerGetVolume').length, 0);
+    go.resolve();
+    await releasing;
+    // A question under way: the call waits for its end, and is not turned down by a plugin that takes one at a time.
+    await host.volumes.publish('data', A, { readOnly: false }, soon());
+    const asked = Promise.withResolvers<void>();
+    host.plugin.next('NodeGetVolumeStats', async (_request, effect) => {
+      asked.resolve();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      return effect();
+    });
+    const stats = host.volumes.stats('data', soon());
+    await asked.promise;
+    await host.volumes.release('data', A, soon());
+    assert.equal((await stats).usage.length, 2);
+    assert.equal(host.plugin.requests('NodeUnpublishVolume').length, 2);
+    assertIdle(host);
+  });
+
   test('are not asked of a plugin that does not offer them', async (t) => {
     const host = await volumeHost(t, { controller: ['CREATE_DELETE_VOLUME'] });
     await host.volumes.create(request(), soon());

@@ -8,9 +8,9 @@ import type { Fault } from './fake-csi-faults.ts';
 import type { JournalEntry } from './fake-csi-ledger.ts';
 
 /** Calls after these go well, so that every run comes to its end. */
-const MOST_FAULTS = 4;
+const MOST_FAULTS = 3;
 /** How many calls in a hundred meet a fault. */
-const PERCENT = 30;
+const PERCENT = 25;
 
 /** The plugin has done nothing. NOT_FOUND is left out: on the way down it would be a lie. */
 const REFUSALS: readonly Code[] = [
@@ -66,12 +66,12 @@ function chosen(dice: Dice, rpc: string): Fault | undefined {
     case 4:
       return { kind: 'error', code: dice.of(VAGUE), done: done && rpc !== 'CreateVolume' };
     case 5:
-      return { kind: 'delay', ms: dice.below(2500) };
+      return { kind: 'delay', ms: dice.below(1500) };
     case 6:
       return { kind: 'hang', done };
     default:
       // Death takes all calls under way with it: it is rarer.
-      return dice.below(3) === 0 ? { kind: 'crash', done } : { kind: 'error', code: 'UNAVAILABLE', done };
+      return dice.below(5) === 0 ? { kind: 'crash', done } : { kind: 'error', code: 'UNAVAILABLE', done };
   }
 }
 

@@ -11,8 +11,9 @@ type Message = Record<string, any>;
 
 /** One line of the log. Calls are numbered within one life of the plugin. */
 export type JournalEntry =
-  | (CallEnd & { readonly at: 'arrived' | 'gone' })
-  | (CallEnd & { readonly at: 'answered'; readonly code: number })
+  | (CallEnd & { readonly at: 'arrived' })
+  | (CallEnd & { readonly at: 'gone' })
+  | (CallEnd & { readonly at: 'answered'; readonly code: number; readonly tookMs?: number })
   | { readonly at: 'killed'; readonly who: string };
 
 interface CallEnd {
@@ -51,6 +52,7 @@ export class CallJournal {
     const target: unknown = request['targetPath'];
     const text = typeof target === 'string' ? target : '';
     const entry = { plugin: this.#plugin, life: process.pid, call: this.#calls, rpc, volume, target: text };
+    const startMs = performance.now();
     tell({ ...entry, at: 'arrived' });
     let over = false;
     const once = (end: JournalEntry): void => {
@@ -58,7 +60,8 @@ export class CallJournal {
       over = true;
     };
     return {
-      answered: (error) => once({ ...entry, at: 'answered', code: error?.code ?? 0 }),
+      answered: (error) =>
+        once({ ...entry, at: 'answered', code: error?.code ?? 0, tookMs: Math.round(performance.now() - startMs) }),
       gone: () => once({ ...entry, at: 'gone' }),
     };
   }
@@ -98,8 +101,15 @@ interface Known {
   sure: boolean;
 }
 
-/** Everything that is wrong with a log; nothing may be up at its end. */
-export function judge(entries: readonly JournalEntry[], rungs: readonly (typeof ORDER)[number][]): string[] {
+/**
+ * Everything that is wrong with a log; nothing may be up at its end. An answer that took `heardWithinMs` or more may
+ * have missed its caller.
+ */
+export function judge(
+  entries: readonly JournalEntry[],
+  rungs: readonly (typeof ORDER)[number][],
+  heardWithinMs: number = Number.POSITIVE_INFINITY,
+): string[] {
   const problems: string[] = [];
   const volumes = new Map<string, VolumeLedger>();
   for (const entry of entries) {
@@ -111,7 +121,8 @@ export function judge(entries: readonly JournalEntry[], rungs: readonly (typeof 
     const ledger = volumes.get(key) ?? new VolumeLedger(key, rungs, problems);
     volumes.set(key, ledger);
     if (entry.at === 'arrived') ledger.arrived(entry);
-    else ledger.ended(entry, entry.at === 'answered' ? entry.code : undefined);
+    else if (entry.at === 'gone') ledger.ended(entry, undefined, false);
+    else ledger.ended(entry, entry.code, (entry.tookMs ?? 0) < heardWithinMs);
   }
   for (const ledger of volumes.values()) ledger.closed();
   return problems;
@@ -152,12 +163,13 @@ class VolumeLedger {
     known.sure = true;
   }
 
-  ended(entry: CallEnd, code: number | undefined): void {
+  ended(entry: CallEnd, code: number | undefined, heard: boolean): void {
     const { rpc } = entry;
     const open = this.#open.delete(callName(entry));
     if (!open || !isMoving(rpc) || code === undefined) return;
     const { thing, way } = PAIRS[rpc];
     const known = this.#of(thing, entry.target);
+    known.sure = heard;
     if (code === 0 || (way === 'down' && code === NOT_FOUND)) known.state = way;
     else if (way === 'up' && REFUSALS.has(code) && this.#before.get(callName(entry)) === 'down') known.state = 'down';
   }

@@ -51,7 +51,7 @@ export class RemoteCsi {
   readonly #reports = new EventEmitter<{ report: [Report] }>();
   readonly #past: Report[] = [];
   #child: ChildProcess | undefined;
-  #disposed = false;
+  readonly #over = new AbortController();
 
   constructor(options: RemoteCsiOptions) {
     this.options = options;
@@ -77,7 +77,7 @@ export class RemoteCsi {
     child.once('exit', () => {
       this.#mark('plugin');
       this.deaths += 1;
-      if (supervised === true && !this.#disposed) this.start().catch((error: unknown) => console.error(error));
+      if (supervised === true && !this.#over.signal.aborted) this.#revive();
     });
     const plugins = names.map((name) => ({
       name,
@@ -95,6 +95,12 @@ export class RemoteCsi {
     const orders: Orders = { plugins, journalFile: this.#journalFile, seed };
     child.send(orders);
     await ready;
+  }
+
+  #revive(): void {
+    this.start().catch((error: unknown) => {
+      if (!this.#over.signal.aborted) throw error;
+    });
   }
 
   /** Kills the process and waits for its end. */
@@ -152,7 +158,7 @@ export class RemoteCsi {
 
   /** Ends the process and takes away what it left in its directory. */
   async dispose(): Promise<void> {
-    this.#disposed = true;
+    this.#over.abort(new Error('the test is over'));
     await this.kill();
     const { dir } = this.options;
     const signal = AbortSignal.timeout(30_000);
@@ -178,19 +184,18 @@ export class RemoteCsi {
 
   #wait(is: (report: Report) => boolean): Promise<Report> {
     const { promise, resolve, reject } = Promise.withResolvers<Report>();
-    const done = (): void => {
-      clearTimeout(timer);
+    const stop = AbortSignal.any([this.#over.signal, AbortSignal.timeout(PATIENCE_MS)]);
+    const late = (): void => {
       this.#reports.off('report', look);
+      reject(new Error(`not said: ${String(stop.reason)}; the last was ${JSON.stringify(this.#past.at(-1))}`));
     };
     const look = (report: Report): void => {
       if (!is(report)) return;
-      done();
+      stop.removeEventListener('abort', late);
+      this.#reports.off('report', look);
       resolve(report);
     };
-    const timer = setTimeout(() => {
-      done();
-      reject(new Error(`the fake plugins did not say what was waited for; last: ${JSON.stringify(this.#past.at(-1))}`));
-    }, PATIENCE_MS);
+    stop.addEventListener('abort', late, { once: true });
     this.#reports.on('report', look);
     return promise;
   }
