@@ -1,5 +1,5 @@
 /**
- * Fifty volumes are made, used and removed, eight at a time, by a plugin of which every third call fails, is late, hangs
+ * Fifty volumes are made, used and removed, eight at a time, by a plugin of which every fourth call fails, is late, hangs
  * or kills it: nothing is left in the storage system, in the kernel or on record, and the log of calls is lawful.
  */
 import assert from 'node:assert/strict';
