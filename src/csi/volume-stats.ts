@@ -131,15 +131,16 @@ const GONE: VolumeCondition = { abnormal: true, message: 'the plugin does not kn
  */
 export async function askCondition(
   record: VolumeRecord,
-  { caller, mounts }: { readonly caller: PluginCaller; readonly mounts: VolumeMounts },
+  tools: StatsTools,
   signal: AbortSignal,
 ): Promise<VolumeCondition | undefined> {
+  const { caller } = tools;
   if (record.volumeId === undefined || record.state === 'deleting') return undefined;
   const plugin = await caller.plugin(record.driver, signal, PLUGIN_PATIENCE_MS);
   const published = record.publications.some(({ state }) => state === 'published');
   const asksNode = published && plugin.capabilities.node.has('VOLUME_CONDITION');
-  const node: Learnt = asksNode ? await onNode(record, plugin, mounts, signal) : {};
-  const controller = await atController(record, plugin, signal);
+  const node: Learnt = asksNode ? await onNode(record, plugin, tools, signal) : {};
+  const controller = await atController(record, plugin, caller, signal);
   const reason = node.reason ?? controller.reason;
   if (reason !== undefined) throw new RuntimeError('UNAVAILABLE', `volume ${record.name}: ${reason}`);
   return worse(controller.condition, node.condition);
