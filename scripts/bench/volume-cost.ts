@@ -18,6 +18,7 @@ import { decodeSnapshotRecord } from '../../src/csi/snapshot.ts';
 import { SnapshotCatalog } from '../../src/csi/snapshot-catalog.ts';
 import { decodeVolumeRecord } from '../../src/csi/volume.ts';
 import { VolumeManager } from '../../src/csi/volume-manager.ts';
+import { Spawner } from '../../src/spawner.ts';
 import { Database } from '../../src/store.ts';
 import { type Figures, figures } from './statistics.ts';
 
@@ -46,6 +47,7 @@ const CAPABILITY = volumeCapability('mount', 'SINGLE_NODE_MULTI_WRITER', 'ext4')
 export class VolumeBench {
   readonly #dir: string;
   readonly #driver: ChildProcess;
+  readonly #spawner: Spawner;
   readonly #database: Database;
   readonly #registry: PluginRegistry;
   readonly #manager: VolumeManager;
@@ -55,6 +57,8 @@ export class VolumeBench {
     const log = pino({ level: 'silent' });
     this.#dir = dir;
     this.#driver = driver;
+    this.#spawner = new Spawner({ log });
+    this.#spawner.open();
     this.#database = new Database(join(dir, 'berth.db'));
     this.#registry = new PluginRegistry({ pluginDir: join(dir, 'csi'), log });
     const snapshots = this.#database.store('snapshot', decodeSnapshotRecord);
@@ -65,6 +69,7 @@ export class VolumeBench {
       snapshots: new SnapshotCatalog(snapshots, groups),
       rootDir: join(dir, 'root'),
       bootId: 'bench',
+      run: (program, signal) => this.#spawner.run(program, signal),
       log,
     });
     this.#client = new CsiClient({ csi: loadCsi(), socketPath: socketIn(dir), log });
@@ -137,6 +142,7 @@ export class VolumeBench {
     this.#client.close();
     await this.#manager.close();
     await this.#registry.close();
+    this.#spawner.close();
     this.#database.close();
     const ended = once(this.#driver, 'exit');
     this.#driver.stdin?.end();

@@ -42,6 +42,8 @@ export interface SupervisedPluginsOptions {
   readonly lookMs?: number;
 }
 
+const UNSHARE_TIMEOUT_MS = 10_000;
+
 /** See the module's head. */
 export class SupervisedPlugins {
   readonly #options: SupervisedPluginsOptions;
@@ -58,6 +60,7 @@ export class SupervisedPlugins {
   #misfits: ReadonlySet<string> = new Set();
   /** The directory of volumes may be a mount of its own, also by an earlier daemon. */
   #mayBeShared = true;
+  #unsharing: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #forget: (() => void) | undefined;
   readonly #closing = new AbortController();
@@ -125,6 +128,7 @@ export class SupervisedPlugins {
     this.#forget?.();
     await this.#lanes.drain();
     await Promise.all([...this.#plugins.values()].map((plugin) => plugin.release()));
+    await this.#unshareVolumes();
   }
 
   /** A row of the registry with what is known here about it. */
@@ -247,7 +251,7 @@ export class SupervisedPlugins {
   /** From time to time: logs that grew, plugins that may go by now. */
   #look(): void {
     if (this.#closing.signal.aborted) return;
-    this.#unshareVolumes();
+    void this.#unshareVolumes();
     for (const [name, { record }] of this.#plugins) {
       if (!this.#wanted.has(name) && !this.#bad.has(record.file)) this.#reconcile(name);
       try {
@@ -258,20 +262,24 @@ export class SupervisedPlugins {
     }
   }
 
-  /** The directory of volumes is as it was once no container needs it otherwise. */
-  #unshareVolumes(): void {
+  /** The directory of volumes is as it was once no container needs it otherwise. Never rejects. */
+  async #unshareVolumes(): Promise<void> {
     const needed = [...this.#plugins.values()].some(({ record }) => record.supervision.kind === 'container');
     if (needed) this.#mayBeShared = true;
     if (needed || !this.#mayBeShared) return;
-    this.#mayBeShared = false;
-    this.#options.volumes
-      .unshare(AbortSignal.timeout(10_000))
-      .then((done) => {
-        this.#mayBeShared = !done;
-      })
-      .catch((error: unknown) => {
-        this.#log.warn({ err: error }, 'directory of volumes stays a mount of its own');
-      });
+    this.#unsharing ??= this.#unshare().finally(() => {
+      this.#unsharing = undefined;
+    });
+    await this.#unsharing;
+  }
+
+  async #unshare(): Promise<void> {
+    try {
+      this.#mayBeShared = !(await this.#options.volumes.unshare(AbortSignal.timeout(UNSHARE_TIMEOUT_MS)));
+    } catch (error) {
+      this.#mayBeShared = false;
+      this.#log.warn({ err: error }, 'directory of volumes stays a mount of its own');
+    }
   }
 
   /** The name a plugin gives itself tells, also after its file is gone, which volumes are its. */

@@ -72,7 +72,7 @@ describe('berth volume snapshot', { skip: missing('root', 'conmon', 'busybox', '
     assert.equal(early.code, 1);
     assert.match(early.stderr, /^berth: snapshot monday is processing: wait until .*\n$/);
     const unsized = await daemon.cli(['volume', 'create', 'new']);
-    assert.match(unsized.stderr, /--size: is needed/);
+    assert.match(unsized.stderr, /^berth: size: is missing: say one \(--size 10Gi\)/);
     plugin.snapshots.readyAfter = 1;
     await ok(daemon, 'snapshot', 'rm', 'monday');
     await ok(daemon, 'volume', 'rm', 'data');

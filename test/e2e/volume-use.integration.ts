@@ -125,7 +125,7 @@ test('volumes as they are used', async (t) => {
     assert.match(String(failure['message']), /stuck here/);
     assert.ok(Date.parse(String(stuck['nextTryAt'])) > Date.now() - 10_000);
     const list = await daemon.ok(['volume', 'ls']);
-    assert.match(list, /^NAME +DRIVER +SIZE +ACCESS +MODE +STATE +CONTAINERS +ERROR$/m);
+    assert.match(list, /^NAME +DRIVER +SIZE +ACCESS +MODE +STATE +CONTAINERS +ERROR +CONDITION$/m);
     assert.match(list, /^busy .* unpublishing .*stuck here/m);
     const text = await daemon.ok(['volume', 'inspect', '--format', 'table', 'busy']);
     assert.match(text, /^failed step +NodeUnpublishVolume, attempt \d+, /m);

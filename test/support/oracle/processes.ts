@@ -1,6 +1,7 @@
 /** Processes, zombies, namespaces that processes hold, and cgroups of a scope. */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { systemCode } from '../../../src/errors.ts';
 import { readMounts } from '../../../src/mountinfo.ts';
 import { isInside, list, mentions, read, readLink, type Scope } from './scope.ts';
 
@@ -97,8 +98,13 @@ function cgroupsBelow(scope: Scope, dir: string, insideParent: boolean): string[
 }
 
 function subdirectories(dir: string): string[] {
-  if (list(dir).length === 0) return [];
-  return readdirSync(dir, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => entry.name);
+  try {
+    return readdirSync(dir, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => entry.name);
+  } catch (error) {
+    // It went away since its parent was listed, or such a hierarchy is not mounted.
+    if (systemCode(error) === 'ENOENT') return [];
+    throw error;
+  }
 }
