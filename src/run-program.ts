@@ -142,10 +142,12 @@ class Run {
 
   #awaitSilence(rounds: number, done: () => void): void {
     const before = this.#stdout.bytes + this.#stderr.bytes;
-    this.#drain = setTimeout(() => {
+    const judge = (): void => {
       if (rounds === 0 || this.#stdout.bytes + this.#stderr.bytes === before) done();
       else this.#awaitSilence(rounds - 1, done);
-    }, DRAIN_MS);
+    };
+    // When this process was held up the time is over before anything was read: what is there is read first.
+    this.#drain = setTimeout(() => setImmediate(judge), DRAIN_MS);
   }
 
   #exit(exitCode: number | null, signalName: NodeJS.Signals | null): ProgramEnd {
