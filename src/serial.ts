@@ -26,6 +26,11 @@ export class Serial {
     }
   }
 
+  /** True while there is work in a lane, under way or waiting. */
+  isBusy(key: string): boolean {
+    return this.#tails.has(key);
+  }
+
   /** Settles when all work queued so far has settled. */
   async drain(): Promise<void> {
     await Promise.all(this.#tails.values());

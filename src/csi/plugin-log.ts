@@ -8,13 +8,13 @@
 import {
   closeSync,
   constants,
-  copyFileSync,
   fstatSync,
   openSync,
   readSync,
   statSync,
   truncateSync,
   unlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError, systemCode } from '../errors.ts';
@@ -46,10 +46,20 @@ export class PluginLog {
     }
   }
 
-  /** Cuts the newer file when it is too long. What is written between copy and cut is lost. */
+  /**
+   * Cuts the newer file when it is too long. Of one that grew far beyond, while no daemon cut it, only the end is kept.
+   * What is written between copy and cut is lost.
+   */
   rotate(): void {
     if ((statSync(this.#path, { throwIfNoEntry: false })?.size ?? 0) <= this.#maxBytes) return;
-    copyFileSync(this.#path, `${this.#path}.1`);
+    const { O_CREAT, O_WRONLY, O_TRUNC, O_NOFOLLOW } = constants;
+    const end = this.#endOf(this.#path);
+    const fd = openSync(`${this.#path}.1`, O_CREAT | O_WRONLY | O_TRUNC | O_NOFOLLOW, 0o600);
+    try {
+      writeFileSync(fd, end);
+    } finally {
+      closeSync(fd);
+    }
     truncateSync(this.#path);
   }
 
@@ -69,7 +79,7 @@ export class PluginLog {
     if (fd === undefined) return;
     try {
       const end = fstatSync(fd).size;
-      const all = Buffer.concat([this.#older(), bytesOf(fd, 0, end)]);
+      const all = Buffer.concat([this.#endOf(`${this.#path}.1`), bytesOf(fd, this.#startOfEnd(end), end)]);
       const wanted = tailLines === undefined ? all : all.subarray(startOfTail(all, tailLines));
       for (let from = 0; from < wanted.length; from += CHUNK_BYTES) yield wanted.subarray(from, from + CHUNK_BYTES);
       if (follow) yield* grown(fd, end, signal);
@@ -78,14 +88,21 @@ export class PluginLog {
     }
   }
 
-  #older(): Buffer {
-    const fd = openIfThere(`${this.#path}.1`);
+  /** What is kept of a file; empty when it is not there. */
+  #endOf(path: string): Buffer {
+    const fd = openIfThere(path);
     if (fd === undefined) return Buffer.alloc(0);
     try {
-      return bytesOf(fd, 0, fstatSync(fd).size);
+      const { size } = fstatSync(fd);
+      return bytesOf(fd, this.#startOfEnd(size), size);
     } finally {
       closeSync(fd);
     }
+  }
+
+  /** Twice the bound: a file is looked at from time to time, and may be longer than the bound by then. */
+  #startOfEnd(size: number): number {
+    return Math.max(0, size - 2 * this.#maxBytes);
   }
 }
 

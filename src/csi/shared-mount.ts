@@ -8,6 +8,7 @@ import { RuntimeError } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
 import { type MountEntry, mountAt, mountsBelow, readMounts } from '../mountinfo.ts';
 import type { RunProgram } from '../run-program.ts';
+import { Serial } from '../serial.ts';
 
 /** The mount a path lies on, and whether it is shared. */
 export interface MountPropagation {
@@ -42,6 +43,8 @@ export class SharedDirectory {
   /** Absolute, without links. */
   readonly dir: string;
   readonly #run: RunProgram | undefined;
+  /** Two at once would both see that it is not shared, and mount it twice. */
+  readonly #lane = new Serial();
 
   /** @param dir absolute, without links; made when absent */
   constructor(dir: string, run?: RunProgram) {
@@ -53,7 +56,16 @@ export class SharedDirectory {
    * Mounts made below from now on are shared. Idempotent.
    * @throws {RuntimeError} FAILED_PRECONDITION when it lies on a private mount and something is mounted below already
    */
-  async share(signal: AbortSignal): Promise<void> {
+  share(signal: AbortSignal): Promise<void> {
+    return this.#lane.run(this.dir, () => this.#share(signal), signal);
+  }
+
+  /** Undoes {@link share} unless something is mounted below. Returns false when it is still a mount of its own. */
+  unshare(signal: AbortSignal): Promise<boolean> {
+    return this.#lane.run(this.dir, () => this.#unshare(signal), signal);
+  }
+
+  async #share(signal: AbortSignal): Promise<void> {
     mkdirSync(this.dir, { recursive: true, mode: 0o700 });
     const dir = realpathSync(this.dir);
     const found = propagationOf(readMounts(), dir);
@@ -73,8 +85,7 @@ export class SharedDirectory {
     await this.#mount(['--bind', '--make-shared', dir, dir], signal);
   }
 
-  /** Undoes {@link share} unless something is mounted below. Returns false when it is still a mount of its own. */
-  async unshare(signal: AbortSignal): Promise<boolean> {
+  async #unshare(signal: AbortSignal): Promise<boolean> {
     const own = mountAt(this.dir);
     if (own === undefined || !this.#isOurs(own)) return true;
     if (mountsBelow(this.dir).length > 1) return false;

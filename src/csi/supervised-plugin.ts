@@ -87,7 +87,7 @@ export class SupervisedPlugin {
   async end(signal: AbortSignal): Promise<void> {
     this.#stopping = true;
     await this.release();
-    const run = this.#run ?? (await this.#find());
+    const run = this.#run ?? (await this.#find(signal));
     await run?.stop(this.#record.supervision.graceSeconds * 1000, signal);
     this.#run = undefined;
     const { run: _over, nextStartAt: _next, ...rest } = this.#record;
@@ -96,15 +96,27 @@ export class SupervisedPlugin {
     this.#log.info('plugin was ended');
   }
 
+  /** Never gives up: what fails beside the plugin itself is tried again. */
   async #keepRunning(): Promise<void> {
     const { signal } = this.#letGo;
-    this.#run = await this.#adopt();
-    while (!signal.aborted) {
-      if (this.#run === undefined && (await this.#pause())) await this.#begin();
-      const end = await this.#run?.ended(signal);
-      if (end === undefined) continue;
-      this.#run = undefined;
-      this.#ended(end);
+    let isLookedFor = false;
+    for (let failures = 0; !signal.aborted; ) {
+      try {
+        if (!isLookedFor) this.#run = await this.#adopt();
+        isLookedFor = true;
+        if (this.#run === undefined && (await this.#pause())) await this.#begin();
+        const end = await this.#run?.ended(signal);
+        failures = 0;
+        if (end === undefined) continue;
+        this.#run = undefined;
+        this.#ended(end);
+      } catch (error) {
+        if (signal.aborted) return;
+        failures += 1;
+        const pauseMs = ceilingMs(this.#options.pauses, failures);
+        this.#log.warn({ err: error, pauseMs }, 'plugin cannot be followed, will be tried again');
+        await this.#sleep(pauseMs);
+      }
     }
   }
 
@@ -112,7 +124,7 @@ export class SupervisedPlugin {
   async #adopt(): Promise<PluginRun | undefined> {
     const before = this.#record.run;
     if (before === undefined) return undefined;
-    const found = await this.#find();
+    const found = await this.#find(this.#letGo.signal);
     if (found === undefined) {
       const { run: _over, ...rest } = this.#record;
       this.#write(rest);
@@ -124,26 +136,31 @@ export class SupervisedPlugin {
     return found;
   }
 
-  async #find(): Promise<PluginRun | undefined> {
+  /** May wait for the containers to be found again, which takes as long as there are many of them. */
+  async #find(signal: AbortSignal): Promise<PluginRun | undefined> {
     const { run } = this.#record;
     if (run === undefined || run.bootId !== this.#options.bootId) return undefined;
-    return this.#options.runner.find(this.#record, run, AbortSignal.timeout(10_000));
+    return this.#options.runner.find(this.#record, run, signal);
   }
 
   async #begin(): Promise<void> {
     const { runner, bootId, makeRoom } = this.#options;
     const { nextStartAt: _due, ...rest } = this.#record;
     const run = { bootId, startedAt: new Date().toISOString() };
+    let started: PluginRun;
     try {
       makeRoom(this.#record);
       this.#write({ ...rest, run });
-      this.#run = await runner.start(this.#record, this.#letGo.signal);
-      this.#write({ ...this.#record, run: { ...run, process: this.#run.process } });
-      this.#log.info({ pid: this.#run.process.pid, restarts: this.#record.restarts }, 'plugin started');
+      started = await runner.start(this.#record, this.#letGo.signal);
     } catch (error) {
       if (this.#letGo.signal.aborted) return;
       this.#ended({ reason: RuntimeError.from(error, 'start').message });
+      return;
     }
+    // From here on it runs, whatever becomes of the record.
+    this.#run = started;
+    this.#write({ ...this.#record, run: { ...run, process: started.process } });
+    this.#log.info({ pid: started.process.pid, restarts: this.#record.restarts }, 'plugin started');
   }
 
   #ended(end: Omit<PluginEnd, 'at'>): void {
@@ -171,13 +188,16 @@ export class SupervisedPlugin {
     const { longestMs } = this.#options.pauses;
     // A clock that was set back must not make it wait for years.
     const ms = nextStartAt === undefined ? 0 : Math.min(longestMs, Date.parse(nextStartAt) - Date.now());
+    if (ms > 0) await this.#sleep(ms);
+    return !this.#letGo.signal.aborted;
+  }
+
+  /** Shorter when it is let go of. */
+  async #sleep(ms: number): Promise<void> {
     const { signal } = this.#letGo;
-    if (ms > 0) {
-      await sleep(ms, undefined, { signal, ref: false }).catch((error: unknown) => {
-        if (!signal.aborted) throw error;
-      });
-    }
-    return !signal.aborted;
+    await sleep(ms, undefined, { signal, ref: false }).catch((error: unknown) => {
+      if (!signal.aborted) throw error;
+    });
   }
 
   /** Facts about processes: a power failure ends them as well. */

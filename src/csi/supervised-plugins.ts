@@ -248,18 +248,27 @@ export class SupervisedPlugins {
     plugin.start();
   }
 
-  /** From time to time: logs that grew, plugins that may go by now. */
+  /** From time to time: logs that grew, plugins that may go by now, and what failed before. */
   #look(): void {
     if (this.#closing.signal.aborted) return;
     void this.#unshareVolumes();
-    for (const [name, { record }] of this.#plugins) {
-      if (!this.#wanted.has(name) && !this.#bad.has(record.file)) this.#reconcile(name);
+    for (const name of new Set([...this.#wanted.keys(), ...this.#plugins.keys()])) {
+      if (this.#isDue(name) && !this.#lanes.isBusy(name)) this.#reconcile(name);
+    }
+    for (const name of this.#plugins.keys()) {
       try {
         this.#places.log(name).rotate();
       } catch (error) {
         this.#log.warn({ err: error, supervised: name }, 'log of the plugin was not cut');
       }
     }
+  }
+
+  /** True when a plugin is not as its file says: what was to be done failed, or may be done only now. */
+  #isDue(name: string): boolean {
+    const plugin = this.#plugins.get(name);
+    if (plugin === undefined) return true;
+    return this.#wanted.has(name) ? plugin.state === 'stopping' : !this.#bad.has(plugin.record.file);
   }
 
   /** The directory of volumes is as it was once no container needs it otherwise. Never rejects. */

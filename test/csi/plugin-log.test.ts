@@ -65,6 +65,15 @@ describe('PluginLog', () => {
     assert.equal(statSync(`${path}.1`).mode & 0o777, 0o600);
   });
 
+  test('keeps the end of a log that nobody cut for long', async (t) => {
+    const { path, log, write } = await logIn(t, 4);
+    write('long ago\nand now\n');
+    assert.equal(await all(log.read({ follow: false }, soon())), 'and now\n');
+    log.rotate();
+    assert.equal(readFileSync(`${path}.1`, 'utf8'), 'and now\n');
+    assert.equal(statSync(path).size, 0);
+  });
+
   test('gives a reader that follows everything, over a cut, until it is removed', async (t) => {
     const { path, log, write } = await logIn(t, 4);
     write('one\n');

@@ -57,6 +57,8 @@ class ScriptedRunner implements PluginRunner {
   readonly runs: ScriptedRun[] = [];
   readonly seen: SupervisedRecord[] = [];
   found: ScriptedRun | undefined;
+  /** What a search comes to, instead of what is found. */
+  search: ((signal: AbortSignal) => Promise<undefined>) | undefined;
   failure: RuntimeError | undefined;
 
   async start(record: SupervisedRecord): Promise<PluginRun> {
@@ -67,8 +69,10 @@ class ScriptedRunner implements PluginRunner {
     return run;
   }
 
-  async find(): Promise<PluginRun | undefined> {
-    return this.found;
+  async find(_record: unknown, _run: unknown, signal: AbortSignal): Promise<PluginRun | undefined> {
+    const { search } = this;
+    this.search = undefined;
+    return search === undefined ? this.found : search(signal);
   }
 
   async sweep(): Promise<void> {
@@ -169,6 +173,49 @@ describe('SupervisedPlugin', () => {
     assert.deepEqual(store.written.at(-1)?.run?.process, { pid: 7, startTicks: 1 });
     await plugin.release();
     assert.deepEqual(runner.found.stops, []);
+  });
+
+  test('looks again when it could not look, and starts no second one meanwhile', async (t) => {
+    const run = { bootId: 'boot-2', startedAt: new Date().toISOString() };
+    const { plugin, runner } = supervise(t, { run });
+    runner.found = new ScriptedRun(7);
+    runner.search = () => Promise.reject(new RuntimeError('UNAVAILABLE', 'not now'));
+    plugin.start();
+    await until(() => plugin.state === 'running');
+    assert.equal(runner.runs.length, 0);
+    assert.equal(plugin.record.run?.process?.pid, 7);
+  });
+
+  test('waits for a search as long as that takes, and no longer than it is wanted', async (t) => {
+    const run = { bootId: 'boot-2', startedAt: new Date().toISOString() };
+    const { plugin, runner } = supervise(t, { run });
+    const asked = Promise.withResolvers<AbortSignal>();
+    runner.search = (signal) => {
+      asked.resolve(signal);
+      return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+    };
+    plugin.start();
+    const signal = await asked.promise;
+    assert.equal(signal.aborted, false);
+    await plugin.release();
+    assert.equal(signal.aborted, true);
+    assert.deepEqual(plugin.record.run, run);
+  });
+
+  test('follows a plugin whose start could not be recorded', async (t) => {
+    const { plugin, store, runner } = supervise(t);
+    const write = store.write.bind(store);
+    store.write = (key, value) => {
+      if (value.run?.process === undefined) return write(key, value);
+      store.write = write;
+      throw new RuntimeError('RESOURCE_EXHAUSTED', 'the disk is full');
+    };
+    plugin.start();
+    await until(() => store.write === write && plugin.state === 'running');
+    assert.equal(plugin.record.restarts, 0);
+    runner.runs[0]?.end(3);
+    await until(() => plugin.record.restarts === 1);
+    assert.equal(plugin.record.lastEnd?.exitCode, 3);
   });
 
   test('takes nothing for its own that ran before the machine booted', async (t) => {
