@@ -79,6 +79,11 @@ class Children {
 
   start(file: string, args: readonly string[], options: ChildOptions): Child {
     const { c, attributes } = this.#library;
+    const env = Object.entries(options.env).map(([name, value]) => `${name}=${value}`);
+    // The C library would take what is before it for all of the word.
+    if ([file, options.cwd, ...args, ...env].some((word) => word.includes('\0'))) {
+      throw failure('ERR_INVALID_ARG_VALUE', JSON.stringify(file));
+    }
     const path = executable(file, options.env['PATH'] ?? '');
     if (path === undefined) throw failure('ENOENT', file);
     const ends: PipeEnds[] = [];
@@ -98,7 +103,7 @@ class Children {
       c.posix_spawn_file_actions_addchdir_np(actions, options.cwd);
       const pid = Buffer.alloc(4);
       const argv = this.#vector([file, ...args]);
-      const envp = this.#vector(Object.entries(options.env).map(([name, value]) => `${name}=${value}`));
+      const envp = this.#vector(env);
       const errno = c.posix_spawn(pid, path, actions, attributes, argv, envp);
       if (errno !== 0) throw failure(getSystemErrorName(-errno), file);
       for (const { theirs } of ends) c.close(theirs);

@@ -95,15 +95,17 @@ export class Spawner {
       }
     });
     this.#send({ kind: 'start', id, program });
+    if (this.#closed) this.#giveUp();
     void this.#wait(report.promise);
     return { pid: pid.promise, report: report.promise, complaints: complaints.promise, ended: ended.promise };
   }
 
-  /** Ends the process. No program that is waited for may be under way. */
+  /** Ends the process. What is under way goes on by itself, and nobody learns what becomes of it. */
   close(): void {
     this.#closed = true;
     if (this.#process?.connected === true) this.#process.disconnect();
     this.#process = undefined;
+    this.#giveUp();
   }
 
   #listen(listener: Listener): number {
@@ -124,6 +126,7 @@ export class Spawner {
   }
 
   #send(request: SpawnerRequest): void {
+    if (this.#closed) return;
     // An error means that the process has gone; its end settles everything that waits.
     this.#current().send(request, () => undefined);
   }
@@ -151,6 +154,11 @@ export class Spawner {
     if (this.#process !== child) return;
     this.#process = undefined;
     if (!this.#closed) this.#log.error({ end, underWay: this.#urgent }, 'spawner ended, will be started again');
+    this.#giveUp();
+  }
+
+  /** Tells all who wait that the outcome is unknown. */
+  #giveUp(): void {
     for (const [id, listener] of [...this.#listeners]) {
       listener({ kind: 'end', id, end: { kind: 'aborted' } });
     }

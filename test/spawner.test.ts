@@ -88,6 +88,11 @@ for (const where of ['runProgram', 'runProgram by posix_spawn', 'Spawner.run'] a
         const end = await runnerOf(t)({ file, args: [], env: ENV }, FOREVER);
         assert.equal(end.kind === 'unstartable' && end.systemCode, systemCode, file);
       }
+      // A word that is cut short would be another one.
+      for (const part of [{ args: ['a\0b'] }, { env: { ...ENV, X: 'a\0b' } }]) {
+        const end = await runnerOf(t)({ file: 'true', args: [], env: ENV, ...part }, FOREVER);
+        assert.equal(end.kind === 'unstartable' && end.systemCode, 'ERR_INVALID_ARG_VALUE');
+      }
     });
 
     test('gives a program a session, default signals and no descriptor but its streams', async (t) => {
@@ -211,6 +216,21 @@ describe('Spawner', () => {
     assert.ok(!dead(orphanPid), 'what was started to stay stays');
     const again = await spawner.run(shell('echo again'), FOREVER);
     assert.equal(again.kind === 'exited' && again.stdout, 'again\n');
+  });
+
+  test('leaves nobody waiting when it is closed, and starts nothing any more', async () => {
+    const spawner = new Spawner({ log: pino({ level: 'silent' }) });
+    const running = spawner.start(shell('echo ready >&3; exec sleep 1000'));
+    const pid = (await running.pid) ?? 0;
+    await running.report;
+    const waiting = spawner.run(shell('exec sleep 1000'), AbortSignal.timeout(1000));
+    spawner.close();
+    assert.deepEqual(await waiting, { kind: 'aborted' });
+    await running.ended;
+    process.kill(pid, 'SIGKILL');
+    const late = spawner.start(shell('exec sleep 1000'));
+    assert.equal(await late.pid, undefined);
+    await late.ended;
   });
 
   test('ends with the process that uses it, however that ends', async (t) => {

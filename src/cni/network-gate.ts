@@ -53,7 +53,9 @@ export class NetworkGate {
         this.#admit(state);
       }
     } finally {
-      if (state.running === 0 && state.queue.length === 0) this.#networks.delete(network);
+      const isIdle = state.running === 0 && state.queue.length === 0;
+      // Somebody who came meanwhile may have a new one.
+      if (isIdle && this.#networks.get(network) === state) this.#networks.delete(network);
     }
   }
 
