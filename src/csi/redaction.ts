@@ -68,6 +68,8 @@ const SHORTEST_SECRET = 4;
 export function withoutSecrets(text: string, secrets: StringMap): string {
   const values = Object.values(secrets)
     .filter((value) => value.length >= SHORTEST_SECRET)
-    .flatMap((value) => [value, Buffer.from(value).toString('base64')]);
+    .flatMap((value) => [value, Buffer.from(value).toString('base64')])
+    // One that begins with another would be cut in two, and its end left.
+    .sort((one, other) => other.length - one.length);
   return values.reduce((rest, value) => rest.replaceAll(value, REDACTED), text);
 }

@@ -51,7 +51,7 @@ export async function recoverContainers(options: RecoveryOptions, signal: AbortS
     try {
       await isolator.recover(untouchable, table.ids(), signal);
     } catch (error) {
-      log.error({ isolator: isolator.name, err: error }, 'recovery incomplete, will be tried again');
+      log.warn({ isolator: isolator.name, err: error }, 'recovery incomplete, will be tried again');
     }
   }
   const due = table.list().filter((record) => !running.has(record.id));

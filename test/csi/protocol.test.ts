@@ -125,6 +125,7 @@ describe('secrets (K24)', () => {
   test('a message that repeats a secret loses it, plain and in base64', () => {
     const text = `login with hush-hush (${Buffer.from('hush-hush').toString('base64')}) refused`;
     assert.equal(withoutSecrets(text, { key: 'hush-hush' }), 'login with [redacted] ([redacted]) refused');
+    assert.equal(withoutSecrets('no hush-hush', { user: 'hush', key: 'hush-hush' }), 'no [redacted]');
   });
 });
 
