@@ -22,6 +22,7 @@ export function volumeMessage(volume: VolumeRecord, planned?: PlannedAttempt, co
     ...(fsType === undefined ? {} : { fsType }),
     state,
     createdAt,
+    nameAtDriver: volume.csiName,
     containerIds: volume.claims.map(({ containerId }) => containerId),
     error: failure?.message ?? '',
     pendingExpansion: volume.expansion !== undefined,

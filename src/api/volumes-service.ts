@@ -14,6 +14,7 @@ import type { ListDriverVolumesResponse } from './generated/berth/v1/ListDriverV
 import type { ListVolumesResponse } from './generated/berth/v1/ListVolumesResponse.ts';
 import type { Parameter__Output } from './generated/berth/v1/Parameter.ts';
 import type { RegisterVolumeRequest__Output } from './generated/berth/v1/RegisterVolumeRequest.ts';
+import type { RemoveVolumeRequest__Output } from './generated/berth/v1/RemoveVolumeRequest.ts';
 import type { RemoveVolumeResponse } from './generated/berth/v1/RemoveVolumeResponse.ts';
 import type { UpdateVolumeRequest__Output } from './generated/berth/v1/UpdateVolumeRequest.ts';
 import type { Volume } from './generated/berth/v1/Volume.ts';
@@ -34,7 +35,18 @@ import { useRequestOf } from './volume-use.ts';
 /** What the service asks of the volume manager. */
 export type Volumes = Pick<
   VolumeManager,
-  'create' | 'list' | 'get' | 'planned' | 'remove' | 'expand' | 'stats' | 'register' | 'update' | 'modify' | 'detach'
+  | 'create'
+  | 'list'
+  | 'get'
+  | 'planned'
+  | 'remove'
+  | 'forget'
+  | 'expand'
+  | 'stats'
+  | 'register'
+  | 'update'
+  | 'modify'
+  | 'detach'
 >;
 
 /** What is known of volumes beside their records. */
@@ -76,8 +88,9 @@ export class VolumesService implements ServiceMethods<VolumesDefinition> {
     return { stats: stats.map(volumeStatsMessage) };
   }
 
-  async remove({ name }: VolumeRequest__Output, { signal }: Call): Promise<RemoveVolumeResponse> {
-    await this.#volumes.remove(checkRef('name', name), signal);
+  async remove({ name, forget }: RemoveVolumeRequest__Output, { signal }: Call): Promise<RemoveVolumeResponse> {
+    if (forget) await this.#volumes.forget(checkRef('name', name), signal);
+    else await this.#volumes.remove(checkRef('name', name), signal);
     return {};
   }
 

@@ -70,12 +70,20 @@ export function addVolumeVerbs(program: Command, session: Session): void {
   group
     .command('rm')
     .summary('remove volumes and their data')
-    .description('Removes volumes that no container uses, with all their data.')
+    .description(
+      'Removes volumes that no container uses, with all their data. One whose creation has no outcome yet is made once\n' +
+        'more to learn its id, then deleted; what fails is tried again in the background, also after a restart.',
+    )
     .argument('<volume...>', 'name')
-    .action(async (names: string[], _flags: unknown, command: Command) => {
+    .option('--forget', 'only forget a volume whose creation never had an outcome; the driver may keep what it made')
+    .action(async (names: string[], { forget = false }: { forget?: boolean }, command: Command) => {
       const daemon = await session.daemon(command);
       await session.forEach(names, async (name) => {
-        await daemon.call('Volumes', 'Remove', { name });
+        const left = forget ? await daemon.call('Volumes', 'Inspect', { name }) : undefined;
+        await daemon.call('Volumes', 'Remove', { name, forget });
+        if (left !== undefined) {
+          await session.warn(`${left.driver} may have made a volume named ${left.nameAtDriver}: look there\n`);
+        }
         return `${name}\n`;
       });
     });

@@ -9,7 +9,7 @@ import type { Logger } from 'pino';
 import { type Code, invalid } from '../errors.ts';
 import { codeOfStatus } from '../status.ts';
 import { adviceFor } from './error-reactions.ts';
-import { MAX_ANSWER_BYTES, OversizedAnswer } from './oversized-answer.ts';
+import { MAX_ANSWER_BYTES, MAX_RECEIVED_BYTES, OversizedAnswer } from './oversized-answer.ts';
 import {
   type Csi,
   CsiError,
@@ -21,8 +21,6 @@ import {
 } from './protocol.ts';
 import { redacted, withoutSecrets } from './redaction.ts';
 
-/** Longest answer received; longer than {@link MAX_ANSWER_BYTES} it is not read. Beyond this the call fails. */
-const MAX_RESPONSE_BYTES = 16 * 1024 * 1024;
 /** Room in sockaddr_un; Node cuts longer paths without a word. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
@@ -91,7 +89,7 @@ export class CsiClient {
     this.#client = new Client(`unix://${socketPath}`, credentials.createInsecure(), {
       // Servers refuse the escaped socket path that would be sent otherwise.
       'grpc.default_authority': 'localhost',
-      'grpc.max_receive_message_length': MAX_RESPONSE_BYTES,
+      'grpc.max_receive_message_length': MAX_RECEIVED_BYTES,
       // A call is repeated by its owner or not at all.
       'grpc.enable_retries': 0,
       'grpc.service_config_disable_resolution': 1,
@@ -188,6 +186,7 @@ export class CsiClient {
     const definition = definitionOf(this.#options.csi, rpc);
     const deadline = Date.now() + (this.#options.deadlineMs ?? DEADLINES_MS[rpc]);
     return new Promise((resolve, reject) => {
+      let begun = false;
       const cancel = (): void => call.cancel();
       const call = this.#client.makeUnaryRequest<Request<R>, Response<R> | OversizedAnswer>(
         definition.path,
@@ -198,12 +197,16 @@ export class CsiClient {
         { deadline },
         (error, response) => {
           signal.removeEventListener('abort', cancel);
-          if (error !== null) reject(error);
+          if (error !== null)
+            reject(begun && tooLong(error) ? new OversizedAnswer(this.#plugin, rpc, undefined) : error);
           else if (response instanceof OversizedAnswer) reject(response);
           else if (response === undefined) reject(new Error('no answer'));
           else resolve(response);
         },
       );
+      call.once('metadata', () => {
+        begun = true;
+      });
       signal.addEventListener('abort', cancel, { once: true });
     });
   }
@@ -254,6 +257,14 @@ function sized<T>(
   refuse: (bytes: Buffer) => OversizedAnswer,
 ): (bytes: Buffer) => T | OversizedAnswer {
   return (bytes) => (bytes.length > MAX_ANSWER_BYTES ? refuse(bytes) : deserialize(bytes));
+}
+
+/**
+ * A plugin that refuses sends its status alone. So this code after the head of an answer is the receiver's own: the answer
+ * is longer than it may be.
+ */
+function tooLong({ code }: ServiceError): boolean {
+  return codeOfStatus(code) === 'RESOURCE_EXHAUSTED';
 }
 
 function isServiceError(error: unknown): error is ServiceError {

@@ -160,9 +160,26 @@ export function isRefusal(error: unknown): error is CsiError {
   return error instanceof CsiError && !error.isRepeated && REFUSALS.has(error.code);
 }
 
+/** Codes by which a plugin says that CreateVolume made nothing. */
+const CREATE_REFUSALS: ReadonlySet<string> = new Set<string>([...REFUSALS, 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED']);
+
 /**
- * True when a CreateVolume that failed may yet bear a volume. It has no opposite while the id is not known, so what is
- * final matters more here: UNKNOWN and INTERNAL are a plugin's words for anything, and final when said twice.
+ * True when a CreateVolume that failed may yet bear a volume. INTERNAL, UNKNOWN and codes that the specification does not
+ * name say nothing of what was done, however often they are said: the call is repeated with the same words.
+ */
+export function mayBearVolume(error: unknown): boolean {
+  if (error instanceof CsiError && error.isRepeated) return true;
+  return !CREATE_REFUSALS.has(RuntimeError.from(error, 'create').code);
+}
+
+/** The same for a failure that is on record. */
+export function isCreateRefusal(code: string): boolean {
+  return CREATE_REFUSALS.has(code);
+}
+
+/**
+ * True when a Create… of a snapshot that failed may yet bear one. UNKNOWN and INTERNAL are a plugin's words for anything,
+ * and final when said twice.
  */
 export function isCreateUnsettled(code: string, repeated: boolean): boolean {
   return STILL_RUNNING.has(code) || (!repeated && isVague(code));

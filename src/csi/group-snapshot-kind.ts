@@ -7,7 +7,7 @@ import { RuntimeError } from '../errors.ts';
 import type { CutKind } from './cut-provisioning.ts';
 import type { GroupSnapshotRecord } from './group-snapshot.ts';
 import { createGroupRequest, deleteGroupRequest, idsOf, readGroupCut } from './group-snapshot-calls.ts';
-import type { PluginCaller } from './plugin-caller.ts';
+import type { CallSubject, PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 
 export class GroupSnapshotKind implements CutKind<GroupSnapshotRecord> {
@@ -92,8 +92,8 @@ export class GroupSnapshotKind implements CutKind<GroupSnapshotRecord> {
 }
 
 /** Calls for a group queue under this name. */
-function keyOf({ name, driver }: GroupSnapshotRecord): { readonly name: string; readonly driver: string } {
-  return { name: `group/${name}`, driver };
+function keyOf({ name, driver, secretsName }: GroupSnapshotRecord): CallSubject {
+  return { name: `group/${name}`, driver, secretsName };
 }
 
 function idOf({ name, groupSnapshotId }: GroupSnapshotRecord): string {

@@ -7,6 +7,7 @@ import { invalid } from '../errors.ts';
 import { type CutRecord, checkParameters, checkSnapshotName, cutShape, instant } from './cut.ts';
 import { LIMITS, type StringMap } from './protocol.ts';
 import type { SnapshotRecord } from './snapshot.ts';
+import type { VolumeRecord } from './volume.ts';
 import { isSameMap, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';
 
 /** What a user asks for. */
@@ -37,6 +38,8 @@ export interface GroupSnapshotRecord extends CutRecord {
   readonly members: readonly GroupMember[];
   /** Every snapshot id the plugin named: all of them are needed to delete the group. */
   readonly snapshotIds: readonly string[];
+  /** The file that says where its secrets are, that of all its volumes; the plugin's own when absent. */
+  readonly secretsName?: string | undefined;
 }
 
 const recordSchema: z.ZodType<GroupSnapshotRecord> = z.object({
@@ -55,6 +58,7 @@ const recordSchema: z.ZodType<GroupSnapshotRecord> = z.object({
     }),
   ),
   snapshotIds: z.array(z.string().min(1)),
+  secretsName: z.string().optional(),
 });
 
 /** Decodes a stored record. @throws when the value does not have the shape of one */
@@ -85,11 +89,32 @@ export function isSameGroup(made: GroupSnapshotRecord, { volumes, parameters }: 
   return JSON.stringify(before) === JSON.stringify([...volumes].sort()) && isSameMap(made.parameters, parameters);
 }
 
+/** What of a volume says which secrets its calls get. */
+type SecretUser = Pick<VolumeRecord, 'name' | 'volumeClass' | 'secretsName'>;
+
+/**
+ * The secrets of a call about several volumes: a call has one set only, so theirs must be the same.
+ * @returns the name of the file; undefined for the plugin's own
+ * @throws {RuntimeError} INVALID_ARGUMENT naming two volumes, their classes and files
+ */
+export function sharedSecrets(volumes: readonly SecretUser[]): string | undefined {
+  const [first, ...others] = volumes;
+  const other = others.find(({ secretsName }) => secretsName !== first?.secretsName);
+  if (first === undefined || other === undefined) return first?.secretsName;
+  const sides = `${secretsOf(first)}, ${secretsOf(other)}`;
+  throw invalid('volumes', `a group is cut by one call with the secrets of one class: ${sides}`);
+}
+
+function secretsOf({ name, volumeClass, secretsName }: SecretUser): string {
+  const file = secretsName === undefined ? "the plugin's own secrets" : `secrets "${secretsName}"`;
+  return `volume ${name} ${volumeClass === undefined ? 'of no class' : `of class ${volumeClass}`} has ${file}`;
+}
+
 /** The members of a group as snapshots. */
 export function memberSnapshots(group: GroupSnapshotRecord): readonly SnapshotRecord[] {
-  const { driver, csiName, parameters, state, requestedAt, failure } = group;
+  const { driver, csiName, parameters, state, requestedAt, failure, secretsName } = group;
   return group.members.map((member) => ({
-    ...{ driver, csiName, parameters, state, requestedAt, failure },
+    ...{ driver, csiName, parameters, state, requestedAt, failure, secretsName },
     ...member,
     cutAt: member.cutAt ?? group.cutAt,
     owned: true,

@@ -10,15 +10,20 @@ import { CsiError, type Rpc, type StreamRpc } from './protocol.ts';
  */
 export const MAX_ANSWER_BYTES: number = 1024 * 1024;
 
+/** Longest answer received at all, in bytes; of a longer one nothing is known but that it began. */
+export const MAX_RECEIVED_BYTES: number = 16 * 1024 * 1024;
+
 /** A plugin's answer was longer than {@link MAX_ANSWER_BYTES}. What was asked for has been done. */
 export class OversizedAnswer extends CsiError {
   /** Of CreateVolume; absent where the answer names none. */
   readonly volumeId: string | undefined;
 
-  constructor(plugin: string, rpc: Rpc | StreamRpc, bytes: Buffer) {
-    const reason = `its answer has ${bytes.length} bytes, larger than max ${MAX_ANSWER_BYTES}`;
+  /** `bytes`: the answer; undefined when it was too long even to be received. */
+  constructor(plugin: string, rpc: Rpc | StreamRpc, bytes: Buffer | undefined) {
+    const size = bytes === undefined ? `more than ${MAX_RECEIVED_BYTES}` : String(bytes.length);
+    const reason = `its answer has ${size} bytes, larger than max ${MAX_ANSWER_BYTES}`;
     super('RESOURCE_EXHAUSTED', plugin, rpc, reason, { isRepeated: true });
-    this.volumeId = rpc === 'CreateVolume' ? volumeIdIn(bytes) : undefined;
+    this.volumeId = rpc === 'CreateVolume' && bytes !== undefined ? volumeIdIn(bytes) : undefined;
   }
 
   override repeated(): this {

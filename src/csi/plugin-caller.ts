@@ -66,8 +66,8 @@ export interface CallSubject {
 }
 
 /** Questions hold up nothing and no other question: each is a subject of its own. */
-export function question(driver: string): CallSubject {
-  return { name: `question/${randomUUID()}`, driver };
+export function question(driver: string, secretsName?: string): CallSubject {
+  return { name: `question/${randomUUID()}`, driver, secretsName };
 }
 
 /** Which call it is. */

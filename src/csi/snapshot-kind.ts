@@ -45,7 +45,7 @@ export class SnapshotKind implements CutKind<SnapshotRecord> {
   async look(record: SnapshotRecord, signal: AbortSignal): Promise<Partial<SnapshotRecord>> {
     if (record.owned) return this.cut(record, signal);
     const plugin = await this.#caller.plugin(record.driver, signal);
-    const seen = await lookUpSnapshot(this.#caller, plugin, idOf(record), signal);
+    const seen = await lookUpSnapshot(this.#caller, plugin, { ...record, snapshotId: idOf(record) }, signal);
     if (seen === undefined) return {};
     return { sizeBytes: seen.sizeBytes, state: seen.ready ? 'ready' : 'processing' };
   }

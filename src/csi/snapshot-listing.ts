@@ -14,6 +14,8 @@ export interface SnapshotFilter {
   /** The plugin's id of the source. */
   readonly sourceVolumeId?: string | undefined;
   readonly snapshotId?: string | undefined;
+  /** Which secrets the question gets; the plugin's usual ones when absent. */
+  readonly secretsName?: string | undefined;
 }
 
 /**
@@ -38,7 +40,7 @@ export async function listSnapshots(
 async function page(
   caller: PluginCaller,
   driver: string,
-  { sourceVolumeId, snapshotId, token }: SnapshotFilter & { readonly token: string },
+  { sourceVolumeId, snapshotId, secretsName, token }: SnapshotFilter & { readonly token: string },
   signal: AbortSignal,
 ): Promise<Page<SeenSnapshot>> {
   const request = {
@@ -47,7 +49,7 @@ async function page(
     sourceVolumeId: sourceVolumeId ?? '',
     snapshotId: snapshotId ?? '',
   };
-  const { entries, nextToken } = await caller.call(question(driver), 'ListSnapshots', request, signal);
+  const { entries, nextToken } = await caller.call(question(driver, secretsName), 'ListSnapshots', request, signal);
   const read = (): SeenSnapshot[] => entries.map(({ snapshot }) => readSnapshot(snapshot));
   const seen = lawful('ListSnapshots', driver, read);
   return { entries: seen.map((one) => [one.snapshotId, one] as const), nextToken };
@@ -60,16 +62,16 @@ async function page(
 export async function lookUpSnapshot(
   caller: PluginCaller,
   plugin: Plugin,
-  snapshotId: string,
+  { snapshotId, secretsName }: { readonly snapshotId: string; readonly secretsName?: string | undefined },
   signal: AbortSignal,
 ): Promise<SeenSnapshot | undefined> {
   const { controller } = plugin.capabilities;
   if (controller.has('GET_SNAPSHOT')) {
-    const { snapshot } = await caller.call(question(plugin.name), 'GetSnapshot', { snapshotId }, signal);
+    const { snapshot } = await caller.call(question(plugin.name, secretsName), 'GetSnapshot', { snapshotId }, signal);
     return lawful('GetSnapshot', plugin.name, () => readSnapshot(snapshot));
   }
   if (!controller.has('LIST_SNAPSHOTS')) return undefined;
-  const listed = await listSnapshots(caller, plugin, { snapshotId }, signal);
+  const listed = await listSnapshots(caller, plugin, { snapshotId, secretsName }, signal);
   const found = listed.find((seen) => seen.snapshotId === snapshotId);
   if (found !== undefined) return found;
   throw new RuntimeError('NOT_FOUND', `CSI plugin ${plugin.name} has no snapshot ${JSON.stringify(snapshotId)}`);

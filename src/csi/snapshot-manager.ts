@@ -15,6 +15,7 @@ import {
   type GroupSnapshotRequest,
   isSameGroup,
   memberName,
+  sharedSecrets,
   validateGroupSnapshotRequest,
 } from './group-snapshot.ts';
 import { GroupSnapshotKind } from './group-snapshot-kind.ts';
@@ -72,6 +73,7 @@ const RECOVER_TIMEOUT_MS = 10_000;
 
 export class SnapshotManager {
   readonly #volumes: SourceVolumes;
+  readonly #volumeRecords: Store<VolumeRecord>;
   readonly #catalog: SnapshotCatalog;
   readonly #sources: VolumeSources;
   readonly #caller: PluginCaller;
@@ -83,6 +85,7 @@ export class SnapshotManager {
     const { registry, volumes, snapshots, groups, pauses } = options;
     const log = options.log.child({ component: 'snapshots' });
     this.#volumes = volumes;
+    this.#volumeRecords = options.volumeRecords;
     this.#catalog = new SnapshotCatalog(snapshots, groups);
     this.#sources = new VolumeSources(options.volumeRecords, this.#catalog);
     this.#caller = volumes.caller;
@@ -125,7 +128,8 @@ export class SnapshotManager {
     const intend = (): GroupSnapshotRecord => {
       const driver = this.#oneDriver(volumes);
       const members = volumes.map((volume) => this.#member(name, volume));
-      return { ...begun(name, driver), parameters, members, snapshotIds: [] };
+      const secretsName = sharedSecrets(volumes.map((volume) => this.#volumes.get(volume)));
+      return { ...begun(name, driver), parameters, members, snapshotIds: [], secretsName };
     };
     return this.#groups.cut(name, { same: (record) => isSameGroup(record, request), intend }, signal);
   }
@@ -139,7 +143,7 @@ export class SnapshotManager {
     const { name, driver, snapshotId } = known;
     this.#refuseMember(name);
     const plugin = await this.#caller.plugin(driver, signal);
-    const seen = await lookUpSnapshot(this.#caller, plugin, snapshotId, signal);
+    const seen = await lookUpSnapshot(this.#caller, plugin, { snapshotId }, signal);
     const same = this.#catalog.list().find((one) => one.driver === driver && one.snapshotId === snapshotId);
     if (same !== undefined) {
       throw new RuntimeError('ALREADY_EXISTS', `this snapshot of ${driver} is known as ${same.name}`);
@@ -147,7 +151,7 @@ export class SnapshotManager {
     const record: SnapshotRecord = {
       ...begun(name, driver),
       snapshotId,
-      ...(seen?.sourceVolumeId ? { sourceVolumeId: seen.sourceVolumeId } : {}),
+      ...(seen?.sourceVolumeId ? this.#sourceOf(driver, seen.sourceVolumeId) : {}),
       parameters: {},
       sizeBytes: seen?.sizeBytes ?? '0',
       cutAt: seen?.cutAt,
@@ -211,8 +215,8 @@ export class SnapshotManager {
     signal: AbortSignal,
   ): Promise<readonly ListedSnapshot[]> {
     const plugin = await this.#caller.plugin(driver, signal);
-    const sourceVolumeId = volume === undefined ? undefined : this.#volumes.get(volume).volumeId;
-    const listed = await listSnapshots(this.#caller, plugin, { sourceVolumeId }, signal);
+    const { volumeId, secretsName } = volume === undefined ? {} : this.#volumes.get(volume);
+    const listed = await listSnapshots(this.#caller, plugin, { sourceVolumeId: volumeId, secretsName }, signal);
     const ours = this.list().filter((record) => record.driver === driver);
     const named = new Map(ours.map((record) => [record.snapshotId, record.name]));
     return listed.map((seen) => ({ ...seen, name: named.get(seen.snapshotId) }));
@@ -265,6 +269,13 @@ export class SnapshotManager {
     const capability = 'CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT';
     const text = `CSI plugin ${driver} makes no group snapshots (it does not offer ${capability})`;
     throw new RuntimeError('UNIMPLEMENTED', text);
+  }
+
+  /** A snapshot of a volume that is on record gets the volume's secrets from now on. */
+  #sourceOf(driver: string, sourceVolumeId: string): Pick<SnapshotRecord, 'sourceVolumeId' | 'secretsName'> {
+    const all = [...this.#volumeRecords.entries().values()];
+    const source = all.find((one) => one.driver === driver && one.volumeId === sourceVolumeId);
+    return { sourceVolumeId, secretsName: source?.secretsName };
   }
 
   /** A volume that is there. */

@@ -41,8 +41,8 @@ import { activeClaims } from './volume-states.ts';
 import { type VolumeStats, volumeStats } from './volume-stats.ts';
 import type { VolumeTools } from './volume-tools.ts';
 
-/** Longest time one attempt in the background may take. */
-const ATTEMPT_TIMEOUT_MS = 60_000;
+/** Longest time one attempt in the background may take; more than the deadline of any call. */
+const ATTEMPT_TIMEOUT_MS = 150_000;
 /** Longest time a start of the daemon waits for one volume; the background goes on. */
 const RECOVER_TIMEOUT_MS = 10_000;
 
@@ -98,7 +98,8 @@ export class VolumeManager {
 
   /**
    * Makes a volume. The same request may be repeated, and continues one whose outcome is unknown. A refused request
-   * leaves nothing; one without an outcome leaves a record in state "creating" that can be repeated or removed.
+   * leaves nothing; one without an outcome leaves a record in state "creating": it goes on in the background with the same
+   * words until the plugin makes the volume or refuses, and can be repeated or removed.
    * @throws {RuntimeError} INVALID_ARGUMENT naming the field, ALREADY_EXISTS when the name is taken by another request
    */
   async create(wish: VolumeWish, signal: AbortSignal): Promise<VolumeRecord> {
@@ -112,16 +113,27 @@ export class VolumeManager {
           const classed = (await this.#options.classes?.fill(wish)) ?? withoutClass(wish);
           validateVolumeWish(classed);
           const request = this.#sources.fill(classed);
-          return this.#provisioning.make(await this.#provisioning.intend(request, signal), signal, true);
+          return this.#make(await this.#provisioning.intend(request, signal), signal, true);
         }
         if (!isSameRequest(existing, wish)) {
           throw new RuntimeError('ALREADY_EXISTS', `volume ${name} exists and was asked for in other words`);
         }
         if (existing.state === 'deleting') checkIdle(existing);
-        return this.#provisioning.make(existing, signal);
+        return this.#make(existing, signal);
       },
       signal,
     );
+  }
+
+  async #make(record: VolumeRecord, signal: AbortSignal, first = false): Promise<VolumeRecord> {
+    try {
+      const made = await this.#provisioning.make(record, signal, first);
+      if (record.state === 'creating') this.#backlog.done(record.name);
+      return made;
+    } catch (error) {
+      if (this.#journal.knows(record)) this.#backlog.add(record.name);
+      throw error;
+    }
   }
 
   /** All volumes, by name. */
@@ -220,6 +232,18 @@ export class VolumeManager {
       checkUnused(record);
       this.#sources.refuseRemoval(name);
       await this.#backlog.run(name, () => this.#settlement.unmake(record, signal));
+    };
+    await this.exclusive(name, work, signal);
+  }
+
+  /**
+   * Takes from the records a volume whose CreateVolume never had an outcome. What the plugin may have made stays there.
+   * @throws {RuntimeError} NOT_FOUND, FAILED_PRECONDITION when the volume is known to be there
+   */
+  async forget(name: string, signal: AbortSignal): Promise<void> {
+    const work = async (record: VolumeRecord): Promise<void> => {
+      this.#provisioning.abandon(record);
+      this.#backlog.done(name);
     };
     await this.exclusive(name, work, signal);
   }

@@ -2,18 +2,18 @@
  * The lowest rung: how a volume comes to be and ends (CSI CreateVolume, DeleteVolume). Callers hold the volume's lane.
  *
  * CreateVolume has no opposite until it has told an id. So its outcome is found by repeating it with the same name, and a
- * volume nobody wants any more is made once more before it is deleted.
+ * volume nobody wants any more is made once more before it is deleted: it is "deleting" without an id until then.
  */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { invalid, RuntimeError } from '../errors.ts';
 import { chooseAccessMode } from './access-modes.ts';
-import { isCreateUnsettled, isOpen, isRefusal, isVague } from './error-reactions.ts';
+import { isCreateRefusal, isRefusal, isVague, mayBearVolume } from './error-reactions.ts';
 import { OversizedAnswer } from './oversized-answer.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError, type Response } from './protocol.ts';
 import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
-import { createRequest, deleteRequest, readCreated } from './volume-calls.ts';
+import { createRequest, deleteRequest, type MadeVolume, readCreated } from './volume-calls.ts';
 import { refuseTooLarge } from './volume-capacity.ts';
 import type { VolumeJournal } from './volume-journal.ts';
 import type { UseRequest, VolumeRequest } from './volume-request.ts';
@@ -82,13 +82,18 @@ export class VolumeProvisioning {
    */
   async make(record: VolumeRecord, signal: AbortSignal, first = false): Promise<VolumeRecord> {
     if (record.state !== 'creating') return record;
+    return this.#journal.write(record, { ...(await this.#learn(record, signal, first)), state: 'created' });
+  }
+
+  /** What the plugin tells of the volume; one that cannot be used is deleted. */
+  async #learn(record: VolumeRecord, signal: AbortSignal, first: boolean): Promise<Learned> {
     const answer = await this.#asked(record, signal, first).catch(async (error: unknown) => {
       if (!(error instanceof OversizedAnswer) || error.volumeId === undefined) throw error;
       throw await this.#disowned(record, error.volumeId, error, signal);
     });
     try {
       this.#checkOwn(record, answer.volume?.volumeId);
-      return this.#journal.write(record, { ...readCreated(record, answer), state: 'created', failure: undefined });
+      return { ...readCreated(record, answer), failure: undefined };
     } catch (error) {
       throw await this.#disowned(record, answer.volume?.volumeId ?? '', error, signal);
     }
@@ -96,8 +101,12 @@ export class VolumeProvisioning {
 
   /** The same for what nobody waits for: undefined says that there is no volume. */
   async makeOrForget(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord | undefined> {
+    return this.#orForget(record, () => this.make(record, signal));
+  }
+
+  async #orForget<T>(record: VolumeRecord, work: () => Promise<T>): Promise<T | undefined> {
     try {
-      return await this.make(record, signal);
+      return await work();
     } catch (error) {
       if (this.#journal.knows(record)) throw error;
       this.#log.warn({ volume: record.name, csiName: record.csiName, err: error }, 'volume was never made');
@@ -106,15 +115,15 @@ export class VolumeProvisioning {
   }
 
   /**
-   * Unmakes a volume that is nowhere mounted and forgets it. When the plugin refuses, the volume stays as it was.
+   * Unmakes a volume that is nowhere mounted and forgets it. When the plugin refuses, the volume stays as it was. The wish
+   * is on disk before anything is asked.
    * @throws {RuntimeError} what the plugin says
    */
   async unmake(start: VolumeRecord, signal: AbortSignal): Promise<void> {
-    const made = start.state === 'creating' ? await this.makeOrForget(start, signal) : start;
-    if (made === undefined) return;
     // One whose creation nobody has seen the end of is nobody's data.
-    if (made.reclaim === 'retain' && start.state !== 'creating') return this.#journal.forget(made);
-    const record = this.#journal.write(made, { state: 'deleting' });
+    if (start.reclaim === 'retain' && start.volumeId !== undefined) return this.#journal.forget(start);
+    const record = await this.#doomed(this.#journal.write(start, { state: 'deleting' }), signal);
+    if (record === undefined) return;
     try {
       await this.#delete(record, record, signal);
     } catch (error) {
@@ -123,12 +132,36 @@ export class VolumeProvisioning {
     this.#journal.forget(record);
   }
 
+  /**
+   * Forgets a volume of which nobody knows whether it is there; what the plugin may have made stays there.
+   * @throws {RuntimeError} FAILED_PRECONDITION when the plugin has told its id
+   */
+  abandon(record: VolumeRecord): void {
+    const { name, volumeId, driver, csiName } = record;
+    if (volumeId !== undefined) {
+      throw new RuntimeError(
+        'FAILED_PRECONDITION',
+        `volume ${name} is there: remove it with "berth volume rm ${name}"`,
+      );
+    }
+    this.#log.warn({ volume: name, plugin: driver, csiName }, 'a volume is forgotten that the plugin may have made');
+    this.#journal.forget(record);
+  }
+
+  /** The volume with its id; undefined when there is none. */
+  async #doomed(record: VolumeRecord, signal: AbortSignal): Promise<VolumeRecord | undefined> {
+    if (record.volumeId !== undefined) return record;
+    const learned = await this.#orForget(record, () => this.#learn(record, signal, false));
+    // Once the id is known nothing keeps the data but the wish to delete them.
+    return learned && this.#journal.write(record, { ...learned, reclaim: 'delete' });
+  }
+
   /** @throws {RuntimeError} what the plugin says; the record is forgotten when that is believed */
   async #asked(record: VolumeRecord, signal: AbortSignal, first: boolean): Promise<Response<'CreateVolume'>> {
     try {
       return await this.#askTwice(record, signal);
     } catch (error) {
-      const believed = !isOpen(error, !signal.aborted) && (first || wasRefused(record));
+      const believed = !mayBearVolume(error) && (first || wasRefused(record));
       if (!believed) throw this.#journal.fail(record, error, 'CreateVolume');
       this.#journal.forget(record);
       throw error;
@@ -187,6 +220,9 @@ export class VolumeProvisioning {
   }
 }
 
+/** What CreateVolume tells, and that it has not failed. */
+type Learned = MadeVolume & Pick<VolumeRecord, 'failure'>;
+
 /** What a record of a volume says that has not been anywhere yet. */
 export function newVolume(
   { mountFlags = [], group, ownership = 'root-mismatch', reclaim }: UseRequest,
@@ -226,5 +262,5 @@ export function newVolume(
 
 /** Whether the last CreateVolume was refused. */
 function wasRefused({ failure }: VolumeRecord): boolean {
-  return failure?.step === 'CreateVolume' && !isCreateUnsettled(failure.code, true);
+  return failure?.step === 'CreateVolume' && isCreateRefusal(failure.code);
 }

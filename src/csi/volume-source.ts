@@ -78,10 +78,10 @@ export class VolumeSources {
     if (hold !== undefined) throw new RuntimeError('FAILED_PRECONDITION', `volume ${volume} must stay: ${hold}`);
   }
 
-  /** Why a source must stay for now. */
+  /** Why a source must stay for now: CreateVolume may be sent again. */
   holdOn({ kind, name }: VolumeSource): string | undefined {
     const user = [...this.#volumes.entries().values()].find(
-      ({ state, source }) => state === 'creating' && source?.kind === kind && source.name === name,
+      ({ volumeId, source }) => volumeId === undefined && source?.kind === kind && source.name === name,
     );
     return user === undefined ? undefined : `volume ${user.name} is being made of it`;
   }

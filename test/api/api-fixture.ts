@@ -164,6 +164,10 @@ export class FakeBackends {
             known(volumes, name, 'volume');
             volumes.delete(name);
           },
+          forget: async (name) => {
+            known(volumes, name, 'volume');
+            volumes.delete(name);
+          },
           register: async ({ name }) => known(volumes, name, 'volume'),
           update: async (name, availability) => ({ ...known(volumes, name, 'volume'), availability }),
           modify: async (name, mutableParameters) => ({ ...known(volumes, name, 'volume'), mutableParameters }),

@@ -7,10 +7,19 @@ import {
   adviceFor,
   GENERAL_REACTIONS,
   isCreateUnsettled,
+  mayBearVolume,
   REACTIONS,
   RPC_REACTIONS,
 } from '../../src/csi/error-reactions.ts';
-import { CSI_PROTO_DIR, checkMap, checkPluginName, checkText, LIMITS, loadCsi } from '../../src/csi/protocol.ts';
+import {
+  CSI_PROTO_DIR,
+  CsiError,
+  checkMap,
+  checkPluginName,
+  checkText,
+  LIMITS,
+  loadCsi,
+} from '../../src/csi/protocol.ts';
 import { redacted, SECRET_FIELDS, withoutSecrets } from '../../src/csi/redaction.ts';
 import { CODES, RuntimeError } from '../../src/errors.ts';
 import { parseProto } from './proto-text.ts';
@@ -179,6 +188,10 @@ describe('error reactions', () => {
     }
     for (const code of ['INVALID_ARGUMENT', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED', 'OUT_OF_RANGE'] as const) {
       assert.equal(isCreateUnsettled(code, false), false, code);
+      assert.equal(mayBearVolume(new CsiError(code, 'p', 'CreateVolume', 'x')), false, code);
+    }
+    for (const code of ['ABORTED', 'UNKNOWN', 'INTERNAL', 'DATA_LOSS'] as const) {
+      assert.equal(mayBearVolume(new CsiError(code, 'p', 'CreateVolume', 'x')), true, code);
     }
   });
 });

@@ -5,7 +5,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { setTimeout as slowness } from 'node:timers/promises';
 import { RuntimeError } from '../../src/errors.ts';
-import { type Behaviour, failWith, hang } from '../support/fake-csi.ts';
+import { failWith, hang } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
 import { A, assertIdle, B, type FakeOptions, request, soon, volumeHost } from './volume-host.ts';
 
@@ -141,13 +141,8 @@ describe('VolumeManager', { skip: missing('root', 'loop') }, () => {
 
   test('a refused creation leaves nothing', async (t) => {
     const host = await volumeHost(t, FULL);
-    const finalAnswers: Behaviour[][] = [
-      [failWith('OUT_OF_RANGE')],
-      [failWith('RESOURCE_EXHAUSTED')],
-      [failWith('INTERNAL'), failWith('INTERNAL')],
-    ];
-    for (const answers of finalAnswers) {
-      host.plugin.next('CreateVolume', ...answers);
+    for (const code of ['OUT_OF_RANGE', 'RESOURCE_EXHAUSTED', 'ALREADY_EXISTS'] as const) {
+      host.plugin.next('CreateVolume', failWith(code));
       await assert.rejects(host.volumes.create(request(), soon()), RuntimeError);
       assert.deepEqual(host.volumes.list(), []);
     }

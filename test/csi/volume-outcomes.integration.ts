@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError } from '../../src/errors.ts';
-import { type Behaviour, FakeStatus, failWith } from '../support/fake-csi.ts';
+import { answerWith, type Behaviour, FakeStatus, failWith } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
+import { until } from './snapshot-host.ts';
 import { A, assertIdle, type FakeOptions, request, soon, volumeHost } from './volume-host.ts';
 
 const FULL: FakeOptions = {
@@ -70,6 +71,64 @@ describe('a refusal after a call of unknown outcome', { skip: missing('root', 'l
     await assert.rejects(host.volumes.create(request(), soon()), /DeleteVolume/);
     assert.deepEqual([host.volumes.get('data').state, host.plugin.volumes.size], ['creating', 1]);
     await assert.rejects(host.volumes.create(request(), soon()), /volume_id: has 200 bytes/);
+    assert.deepEqual([host.volumes.list(), host.plugin.volumes.size], [[], 0]);
+  });
+});
+
+describe('a CreateVolume that tells nothing of what it did', { skip: missing('root') }, () => {
+  const vague = failWith('INTERNAL', { afterEffect: true });
+  const many = Array.from({ length: 40 }, () => vague);
+
+  test('is never forgotten: it is on record with step and error, and repeated with the same words until it is made', async (t) => {
+    const host = await volumeHost(t, FULL);
+    host.plugin.next('CreateVolume', vague, failWith('UNKNOWN'), vague, vague);
+    await assert.rejects(host.volumes.create(request(), soon()), hasCode('UNKNOWN'));
+    const { state, failure } = host.volumes.get('data');
+    assert.deepEqual([state, failure?.step, failure?.code], ['creating', 'CreateVolume', 'UNKNOWN']);
+    assert.equal(host.volumes.planned('data')?.attempts, 1);
+    await until(() => host.volumes.get('data').state === 'created', 'created');
+    assert.equal(host.volumes.get('data').failure, undefined);
+    const sent = host.plugin.requests('CreateVolume').map((one) => JSON.stringify(one));
+    assert.deepEqual([sent.length, new Set(sent).size, host.plugin.volumes.size], [5, 1, 1]);
+    await host.volumes.remove('data', soon());
+    assert.deepEqual([host.volumes.list(), host.plugin.volumes.size, host.plugin.violations], [[], 0, []]);
+  });
+
+  test('is removed for good when that was asked for once, also by the next daemon', async (t) => {
+    const host = await volumeHost(t, FULL);
+    host.plugin.next('CreateVolume', ...many);
+    await assert.rejects(host.volumes.create(request(), soon()), hasCode('INTERNAL'));
+    await assert.rejects(host.volumes.remove('data', soon()), hasCode('INTERNAL'));
+    assert.deepEqual([host.volumes.get('data').state, host.volumes.get('data').volumeId], ['deleting', undefined]);
+    await assert.rejects(host.volumes.create(request(), soon()), hasCode('FAILED_PRECONDITION'));
+    await host.stop();
+    host.plugin.heal();
+    await host.start();
+    await host.volumes.recover(soon());
+    assert.deepEqual([host.volumes.list(), host.plugin.volumes.size, host.plugin.violations], [[], 0, []]);
+    assert.equal(host.plugin.requests('DeleteVolume').length, 1);
+  });
+
+  test('can be given up by name, one that was made cannot', async (t) => {
+    const host = await volumeHost(t, FULL);
+    host.plugin.next('CreateVolume', ...many);
+    await assert.rejects(host.volumes.create(request(), soon()), hasCode('INTERNAL'));
+    await host.volumes.forget('data', soon());
+    assert.deepEqual([host.volumes.list(), host.volumes.planned('data')], [[], undefined]);
+    host.plugin.heal();
+    await host.volumes.create(request(), soon());
+    await assert.rejects(host.volumes.forget('data', soon()), hasCode('FAILED_PRECONDITION'));
+  });
+
+  test('nor is one forgotten whose answer is too long to be received', async (t) => {
+    const host = await volumeHost(t, FULL);
+    const huge = answerWith(({ volume }) => ({
+      volume: { ...volume, volumeContext: { key: 'x'.repeat(17 * 2 ** 20) } },
+    }));
+    host.plugin.next('CreateVolume', huge);
+    await assert.rejects(host.volumes.create(request(), soon()), /its answer has more than 16777216 bytes/);
+    assert.equal(host.plugin.volumes.size, 1);
+    await host.volumes.remove('data', soon());
     assert.deepEqual([host.volumes.list(), host.plugin.volumes.size], [[], 0]);
   });
 });
