@@ -44,6 +44,10 @@ export interface Config {
   readonly csiRegistrationDir: string;
   /** Start and supervise the embedded driver local.csi.berth. */
   readonly csiLocalDriver: boolean;
+  /** The embedded driver wants volumes attached (ControllerPublishVolume) before they are used. */
+  readonly csiLocalAttach: boolean;
+  /** The most volumes the embedded driver takes on this machine at once; 0: any number. */
+  readonly csiLocalMaxVolumes: number;
   /** Where the files of volume classes are. */
   readonly volumeClassDir: string;
   /** Changing calls that the controller of one CSI plugin is given at a time. */
@@ -86,6 +90,8 @@ const settingsSchema = z.strictObject({
   'csi-conf-dir': z.string(),
   'csi-registration-dir': z.string(),
   'csi-local-driver': z.boolean(),
+  'csi-local-attach': z.boolean(),
+  'csi-local-max-volumes': count,
   'volume-class-dir': z.string(),
   'csi-controller-calls': count,
   runtime: z.string(),
@@ -156,6 +162,11 @@ function berthdCommand(version: string): Command {
       "CSI plugins register by kubelet's plugin registration in here (default: RUN/csi-registry)",
     )
     .option('--no-csi-local-driver', 'do not start the embedded driver local.csi.berth')
+    .option('--csi-local-attach', 'the embedded driver attaches volumes before they are used (default: it need not)')
+    .option(
+      '--csi-local-max-volumes <n>',
+      'volumes of the embedded driver that are used here at once (default: 0, any number)',
+    )
     .option('--volume-class-dir <dir>', 'volume classes, a file for each (default: /etc/berth/volumes.d)')
     .option('--csi-controller-calls <n>', 'changing calls to the controller of one CSI plugin at a time (default: 1)')
     .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
@@ -209,6 +220,8 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'csi-conf-dir': '/etc/berth/csi.d',
     'csi-registration-dir': `${run}/csi-registry`,
     'csi-local-driver': true,
+    'csi-local-attach': false,
+    'csi-local-max-volumes': 0,
     'volume-class-dir': '/etc/berth/volumes.d',
     'csi-controller-calls': 1,
     runtime: 'auto',
@@ -239,6 +252,8 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     csiConfDir: directory('csi-conf-dir', settings['csi-conf-dir']),
     csiRegistrationDir: directory('csi-registration-dir', settings['csi-registration-dir']),
     csiLocalDriver: settings['csi-local-driver'],
+    csiLocalAttach: settings['csi-local-attach'],
+    csiLocalMaxVolumes: settings['csi-local-max-volumes'],
     volumeClassDir: directory('volume-class-dir', settings['volume-class-dir']),
     csiControllerCalls: controllerCalls(settings['csi-controller-calls']),
     runtime: settings.runtime,

@@ -139,7 +139,9 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
 function localDriver(config: Config, log: Logger): ProcessSupervisor {
   const dataDir = `${config.root}/${LOCAL_DRIVER_NAME}`;
   const socketPath = `${config.csiPluginDir}/${LOCAL_DRIVER_NAME}.sock`;
-  const command = localDriverProcess({ dataDir, socketPath, nodeId: nodeId() });
+  const { csiLocalAttach: attach, csiLocalMaxVolumes: most } = config;
+  const limit = most === 0 ? {} : { maxVolumes: most };
+  const command = localDriverProcess({ dataDir, socketPath, nodeId: nodeId(), attach, ...limit });
   return new ProcessSupervisor({ name: LOCAL_DRIVER_NAME, ...command, log });
 }
 

@@ -43,6 +43,8 @@ describe('readConfig', () => {
       csiConfDir: '/etc/berth/csi.d',
       csiRegistrationDir: '/run/berth/csi-registry',
       csiLocalDriver: true,
+      csiLocalAttach: false,
+      csiLocalMaxVolumes: 0,
       volumeClassDir: '/etc/berth/volumes.d',
       csiControllerCalls: 1,
       runtime: 'auto',
@@ -104,6 +106,15 @@ describe('readConfig', () => {
     assert.equal(readConfig(['--config', file, '--csi-controller-calls', '8'], '1.0.0').csiControllerCalls, 8);
     for (const bad of ['0', '-1', '1001', '1.5', 'x', '']) {
       assert.match(refused(['--config', file, `--csi-controller-calls=${bad}`]).message, /^csi-controller-calls: /);
+    }
+  });
+
+  test('says how the embedded driver is run', async (t) => {
+    const file = await fileWith(t, 'csi-local-attach = true\n');
+    const config = readConfig(['--config', file, '--csi-local-max-volumes', '3'], '1.0.0');
+    assert.deepEqual([config.csiLocalAttach, config.csiLocalMaxVolumes], [true, 3]);
+    for (const bad of ['-1', '1.5', 'x', '', '1000000']) {
+      assert.match(refused(['--config', file, `--csi-local-max-volumes=${bad}`]).message, /^csi-local-max-volumes: /);
     }
   });
 
