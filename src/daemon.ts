@@ -16,6 +16,7 @@ import { type Fact, SystemService } from './api/system-service.ts';
 import { VolumeClassesService } from './api/volume-classes-service.ts';
 import { VolumesService } from './api/volumes-service.ts';
 import type { Check } from './check.ts';
+import type { FinishDel } from './cni/attacher.ts';
 import { CniRuntime } from './cni/cni-runtime.ts';
 import { pluginExecutor } from './cni/exec.ts';
 import { networkChecks } from './cni/network-checks.ts';
@@ -25,6 +26,7 @@ import { NetworkGate } from './cni/network-gate.ts';
 import { NetworkIsolator } from './cni/network-isolator.ts';
 import { decodeNetworkRecord, type NetworkRecord } from './cni/network-record.ts';
 import { PluginPath } from './cni/plugin-path.ts';
+import { PluginRuns } from './cni/plugin-runs.ts';
 import { PluginVersions } from './cni/plugin-versions.ts';
 import { ResultCache } from './cni/result-cache.ts';
 import type { Config } from './config.ts';
@@ -43,6 +45,7 @@ import { ipamChecks } from './ipam/ipam-checks.ts';
 import { installIpamPlugin } from './ipam/ipam-plugin.ts';
 import { IpamServer } from './ipam/ipam-server.ts';
 import { decodeLease, type Lease } from './ipam/lease-table.ts';
+import { finishDel } from './networks/masquerade-leftovers.ts';
 import { NetworkOperations } from './networks/network-operations.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
@@ -176,6 +179,7 @@ export async function startDaemon(config: Config, version: string, log: Logger, 
         attachments: (name) => network.isolator.attachments(name),
         condition: (summary, joint) => conditionOf(summary, network, joint),
         operations,
+        runs: network.runs,
         wanted: () => new Set(containerizer.list().flatMap(({ record }) => record.spec.network)),
       }),
       Volumes: new VolumesService(volume.manager, drain, volume),
@@ -249,6 +253,8 @@ interface NetworkParts {
   readonly configs: NetworkConfigs;
   readonly versions: PluginVersions;
   readonly cni: CniRuntime;
+  readonly runs: PluginRuns;
+  readonly finishDel: FinishDel;
   readonly gate: NetworkGate;
   readonly store: Store<NetworkRecord>;
   readonly cache: ResultCache | undefined;
@@ -266,9 +272,10 @@ function networkParts(
   const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
   const { everywhere, networks } = config.cniConcurrency;
   const gate = new NetworkGate((network) => (networks.get(network) ?? everywhere) || Number.POSITIVE_INFINITY);
+  const runs = new PluginRuns();
   const cni = new CniRuntime({
     plugins,
-    exec: pluginExecutor(tools.run),
+    exec: runs.watch(pluginExecutor(tools.run)),
     deadlinesMs: config.cniTimeoutsMs,
     gate,
     log,
@@ -279,8 +286,10 @@ function networkParts(
   const cache = config.cniCacheDir === undefined ? undefined : new ResultCache(config.cniCacheDir);
   const cgroups = new CgroupTree({ parent: config.cgroupParent });
   const cgroupPath = (id: string): string => cgroups.pathOf(id);
-  const isolator = new NetworkIsolator({ cni, configs, store, cache, cgroupPath, runDir: config.run, ...tools, log });
-  return { plugins, configs, versions, cni, gate, store, cache, cgroupPath, isolator };
+  const records = { store, cache, finishDel: finishDel(tools.run) };
+  const parts = { plugins, configs, cni, cgroupPath, ...records };
+  const isolator = new NetworkIsolator({ ...parts, runDir: config.run, ...tools, log });
+  return { ...parts, versions, runs, gate, isolator };
 }
 
 /** Has plugins tell their versions before a launch needs them, and does not wait for that. */

@@ -22,6 +22,8 @@ export interface Program {
   readonly cwd?: string;
   /** Written to stdin, which is empty otherwise. */
   readonly input?: string;
+  /** Told the process id once it runs. */
+  readonly onStart?: (pid: number) => void;
 }
 
 /** How it ended. */
@@ -61,6 +63,7 @@ export async function runProgram(
   if (signal.aborted) return { kind: 'aborted' };
   const child = start(program, spawnChild);
   if ('kind' in child) return child;
+  if (child.pid !== undefined) program.onStart?.(child.pid);
   const run = new Run(child, program.input);
   try {
     const end = await run.end(signal);

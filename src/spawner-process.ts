@@ -13,7 +13,7 @@ const running = new Map<number, AbortController>();
 const spawnChild = await posixSpawner().catch(() => spawnByNode);
 
 process.on('message', (request: SpawnerRequest) => {
-  if (request.kind === 'run') void run(request.id, request.program);
+  if (request.kind === 'run') void run(request);
   else if (request.kind === 'start') void start(request.id, request.program);
   else running.get(request.id)?.abort();
 });
@@ -22,10 +22,11 @@ process.on('disconnect', () => process.exit(0));
 // The terminal's signals are for the daemon, which decides when this process goes.
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => undefined);
 
-async function run(id: number, program: Program): Promise<void> {
+async function run({ id, program, tellPid }: Extract<SpawnerRequest, { kind: 'run' }>): Promise<void> {
   const controller = new AbortController();
   running.set(id, controller);
-  const end = await runProgram(program, controller.signal, spawnChild);
+  const onStart = (pid: number): void => answer({ kind: 'pid', id, pid });
+  const end = await runProgram(tellPid ? { ...program, onStart } : program, controller.signal, spawnChild);
   running.delete(id);
   answer({ kind: 'end', id, end });
 }

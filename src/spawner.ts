@@ -4,7 +4,7 @@
  * container, while every other container waits. Asking a process of a tenth of that size costs a fraction.
  *
  *   daemon --{run, id, program}----> spawner-process.ts --runProgram----> mount, iptables, crun, ...
- *          <--{end, id, end}--------
+ *          <--{pid}, {end, id, end}--
  *          --{start, id, program}-->                    --startProgram--> conmon
  *          <--{pid, report, complaints, ended}
  *
@@ -21,11 +21,11 @@ import type { StartedProgram } from './start-program.ts';
 
 /** What the daemon sends. */
 export type SpawnerRequest =
-  | { readonly kind: 'run'; readonly id: number; readonly program: Program }
+  | { readonly kind: 'run'; readonly id: number; readonly program: Program; readonly tellPid: boolean }
   | { readonly kind: 'start'; readonly id: number; readonly program: Omit<Program, 'input'> }
   | { readonly kind: 'abort'; readonly id: number };
 
-/** What comes back: one `end` for a run; for a start each of the others, once. */
+/** What comes back: one `end` for a run, with its `pid` before it where that is asked for; for a start each of the others, once. */
 export type SpawnerAnswer =
   | { readonly kind: 'end'; readonly id: number; readonly end: ProgramEnd }
   | { readonly kind: 'pid'; readonly id: number; readonly pid?: number | undefined }
@@ -58,15 +58,16 @@ export class Spawner {
   }
 
   /** As {@link runProgram}, in the other process. */
-  async run(program: Program, signal: AbortSignal): Promise<ProgramEnd> {
+  async run({ onStart, ...program }: Program, signal: AbortSignal): Promise<ProgramEnd> {
     if (signal.aborted || this.#closed) return { kind: 'aborted' };
     const { promise, resolve } = Promise.withResolvers<ProgramEnd>();
     const id = this.#listen((answer) => {
       if (answer.kind === 'end') resolve(answer.end);
+      else if (answer.kind === 'pid' && answer.pid !== undefined) onStart?.(answer.pid);
     });
     const abort = (): void => this.#send({ kind: 'abort', id });
     signal.addEventListener('abort', abort, { once: true });
-    this.#send({ kind: 'run', id, program });
+    this.#send({ kind: 'run', id, program, tellPid: onStart !== undefined });
     try {
       return await this.#wait(promise);
     } finally {

@@ -5,6 +5,7 @@ import type { NetworkCollector } from '../cni/network-collector.ts';
 import type { ConditionReport } from '../cni/network-condition.ts';
 import type { NetworkConfigs, NetworkSummary } from '../cni/network-config.ts';
 import type { NetworkAttachment } from '../cni/network-isolator.ts';
+import type { PluginRuns } from '../cni/plugin-runs.ts';
 import type { NetworkAudit } from '../networks/network-audit.ts';
 import type { NetworkMaker } from '../networks/network-maker.ts';
 import type { NetworkReload } from '../networks/network-reload.ts';
@@ -21,6 +22,7 @@ import type { DisconnectNetworkResponse } from './generated/berth/v1/DisconnectN
 import type { InspectNetworkResponse } from './generated/berth/v1/InspectNetworkResponse.ts';
 import type { ListNetworksRequest__Output } from './generated/berth/v1/ListNetworksRequest.ts';
 import type { ListNetworksResponse } from './generated/berth/v1/ListNetworksResponse.ts';
+import type { ListPluginRunsResponse } from './generated/berth/v1/ListPluginRunsResponse.ts';
 import type { Network } from './generated/berth/v1/Network.ts';
 import type { NetworkAttachment as NetworkAttachmentMessage } from './generated/berth/v1/NetworkAttachment.ts';
 import type { NetworkRequest__Output } from './generated/berth/v1/NetworkRequest.ts';
@@ -54,6 +56,8 @@ export interface NetworksServiceOptions {
     readonly reload: Pick<NetworkReload, 'reload'>;
     readonly audit: Pick<NetworkAudit, 'audit'>;
   };
+  /** Plugins that run now. */
+  readonly runs: Pick<PluginRuns, 'list'>;
   /** Networks that containers name, also those that do not run. */
   readonly wanted: () => ReadonlySet<string>;
 }
@@ -133,6 +137,11 @@ export class NetworksService implements ServiceMethods<NetworksDefinition> {
   async audit({ repair }: AuditNetworksRequest__Output, { signal }: Call): Promise<AuditNetworksResponse> {
     const findings = await this.#options.operations.audit.audit(repair, signal);
     return { findings: findings.map((finding) => ({ ...finding })) };
+  }
+
+  async listPluginRuns({ name }: NetworkSelection__Output): Promise<ListPluginRunsResponse> {
+    const runs = this.#options.runs.list(optionalRef('name', name));
+    return { runs: runs.map((run) => ({ ...run })) };
   }
 }
 

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { Network__Output } from '../api/generated/berth/v1/Network.ts';
 import { attachmentObject } from './container-view.ts';
 import { addNetworkMakingVerbs } from './network-create.ts';
+import { addPluginRunVerb } from './network-plugins.ts';
 import { addLiveNetworkVerbs } from './network-verbs.ts';
 import { type Format, formatOption, jsonOption, type Session } from './session.ts';
 import type { Column } from './table.ts';
@@ -11,7 +12,7 @@ import type { Column } from './table.ts';
 export function addNetworkVerbs(program: Command, session: Session): void {
   const group = program
     .command('network')
-    .summary('networks: create, ls, inspect, rm, prune, connect, disconnect, check, reload, gc, audit')
+    .summary('networks: create, ls, inspect, rm, prune, connect, disconnect, check, plugins, reload, gc, audit')
     .description('Networks of this host: the CNI configurations of the directories berthd was given.');
   group
     .command('ls')
@@ -47,6 +48,7 @@ export function addNetworkVerbs(program: Command, session: Session): void {
     });
   addNetworkMakingVerbs(group, session);
   addLiveNetworkVerbs(group, session);
+  addPluginRunVerb(group, session);
 }
 
 const COLUMNS: readonly Column<Network__Output>[] = [

@@ -19,12 +19,24 @@ import type { ResultCache } from './result-cache.ts';
 /** Pauses before ADD is tried again when a plugin asks for it (code 11). */
 const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
 
+/**
+ * What is left to do when the DEL of an attachment has succeeded; undefined when nothing is. Asked before DEL, while it
+ * can still be seen what the plugins will find; `alive` says that the namespace is there. What fails makes the DEL due again.
+ */
+export type FinishDel = (
+  id: ContainerId,
+  entry: RecordedAttachment,
+  alive: boolean,
+) => ((signal: AbortSignal) => Promise<void>) | undefined;
+
 export interface AttacherOptions {
   readonly cni: CniRuntime;
   readonly store: Store<NetworkRecord>;
   readonly namespaces: NetworkNamespaces;
   /** Where results are written for others. */
   readonly cache?: ResultCache | undefined;
+  /** Nothing unless given. */
+  readonly finishDel?: FinishDel | undefined;
   readonly log: Logger;
 }
 
@@ -34,6 +46,7 @@ export class Attacher {
   readonly #store: Store<NetworkRecord>;
   readonly #namespaces: NetworkNamespaces;
   readonly #cache: ResultCache | undefined;
+  readonly #finishDel: FinishDel | undefined;
   readonly #bootId: string = readBootId();
   readonly #log: Logger;
 
@@ -42,6 +55,7 @@ export class Attacher {
     this.#store = options.store;
     this.#namespaces = options.namespaces;
     this.#cache = options.cache;
+    this.#finishDel = options.finishDel;
     this.#log = options.log;
   }
 
@@ -67,7 +81,9 @@ export class Attacher {
       const startedMs = performance.now();
       this.#amend(id, entry, { state: 'deleting' });
       const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
+      const finish = this.#finishDel?.(id, entry, alive);
       await this.#cni.del(attachmentOf(id, entry, alive ? record.netnsPath : ''), entry.result, signal);
+      await finish?.(signal);
       this.#cache?.remove({ ...entry, containerId: id });
       const durationMs = Math.round(performance.now() - startedMs);
       const data = { containerId: id, network: entry.network.name, interfaceName: entry.interfaceName };

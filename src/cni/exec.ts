@@ -20,6 +20,8 @@ export interface PluginCall {
   readonly env: Readonly<Record<string, string>>;
   /** Written to stdin as JSON. */
   readonly request: unknown;
+  /** Told the process id once the plugin runs. */
+  readonly onStart?: (pid: number) => void;
 }
 
 /**
@@ -41,6 +43,7 @@ export function pluginExecutor(run: RunProgram): ExecPlugin {
       args: [],
       env: { ...HOST_ENV, ...call.env },
       input: JSON.stringify(call.request),
+      ...(call.onStart === undefined ? {} : { onStart: call.onStart }),
     };
     for (const delayMs of [...BUSY_DELAYS_MS, undefined]) {
       if (signal.aborted) abandon(call, signal.reason);

@@ -127,6 +127,7 @@ export class FakeBackends {
         attachments: () => [
           { containerId: 'c0ffee', interfaceName: 'eth0', state: 'added', addresses: ['10.86.0.5/16'], gateways: [] },
         ],
+        runs: { list: () => [] },
         condition: async () => ({ condition: 'unavailable', reason: 'no addresses left' }),
         operations: {
           live: {

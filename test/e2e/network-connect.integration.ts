@@ -195,7 +195,8 @@ test('a daemon that is killed in connect or disconnect (K30)', { timeout: 180_00
   await daemon.ok(['run', '-d', '--name', 'box', IMAGE, '--', 'sleep', '1000']);
   const { pid } = await inspect(daemon, 'box');
 
-  for (const plugin of ['bridge', 'portmap', 'firewall']) {
+  // The ends of the chain; network-recovery has a kill after each of its plugins. Each kill costs a start of the daemon.
+  for (const plugin of ['bridge', 'firewall']) {
     for (const verb of ['connect', 'disconnect']) {
       await t.test(`after ${plugin} of ${verb}, goes on with the networks the container has for certain`, async () => {
         const command = verb === 'connect' ? 'ADD' : 'DEL';

@@ -1,8 +1,9 @@
 /** What plugins are told by way of the command line, and plugins that do not tell, through the real daemon. */
 import assert from 'node:assert/strict';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { CNI_BIN_DIRS, needs } from '../support/needs.ts';
 import { type RecordedRun, RecordingPlugins } from '../support/recording-plugin.ts';
@@ -151,9 +152,43 @@ test('a plugin that hangs in VERSION', { timeout: 180_000 }, async (t) => {
     assert.deepEqual(plugins.calls().filter((call) => call === 'hangs VERSION').length, 1);
   });
 
-  await daemon.ok(['rm', '-f', 'warm', 'own', 'other', 'again', 'another']);
+  await t.test('is listed with its process for as long as it runs, and so is one that hangs in ADD', async () => {
+    const [begun, go] = [join(plugins.base, 'begun'), join(plugins.base, 'go')];
+    plugins.does('quick', 'ADD', `: >${begun}; until [ -e ${go} ]; do sleep 0.05; done; echo '{"cniVersion":"1.0.0"}'`);
+    const launching = launched(daemon, 'slow', 'quick');
+    const patience = AbortSignal.timeout(20_000);
+    while (!existsSync(begun)) await sleep(10, undefined, { signal: patience });
+    const listed = async (...args: readonly string[]): Promise<Listed[]> =>
+      JSON.parse(await daemon.ok(['network', 'plugins', ...args, '--format', 'json']));
+    const [adding, ...more] = await listed('quick');
+    assert.deepEqual(more, []);
+    const [{ id }] = JSON.parse(await daemon.ok(['inspect', 'slow']));
+    assert.partialDeepStrictEqual(adding, { plugin: 'quick', command: 'ADD', network: 'quick', container: id });
+    assert.equal(adding?.interface, 'eth0');
+    assert.match(readFileSync(`/proc/${adding?.pid}/environ`, 'utf8'), /CNI_COMMAND=ADD/);
+    assert.ok(Date.parse(adding.startedAt) <= Date.now());
+    const [asked] = await listed();
+    assert.partialDeepStrictEqual(asked, { plugin: 'hangs', command: 'VERSION', network: '', container: '' });
+    assert.match(readFileSync(`/proc/${asked?.pid}/environ`, 'utf8'), /CNI_COMMAND=VERSION/);
+    const row = `^quick +ADD +quick +${id.slice(0, 12)} +eth0 +${adding.pid} +\\d+ seconds?$`;
+    assert.match(await daemon.ok(['network', 'plugins']), new RegExp(row, 'm'));
+    writeFileSync(go, '');
+    await launching;
+    assert.deepEqual(await listed('quick'), []);
+    const { code, stderr } = await daemon.cli(['network', 'plugins', '--', '../x']);
+    assert.deepEqual([code, /name: /.test(stderr)], [1, true], stderr);
+  });
+
+  await daemon.ok(['rm', '-f', 'warm', 'own', 'other', 'again', 'another', 'slow']);
   await before.assertClean();
 });
+
+interface Listed {
+  readonly plugin: string;
+  readonly interface: string;
+  readonly pid: number | null;
+  readonly startedAt: string;
+}
 
 /** Runs a container on a network, and tells how many milliseconds the daemon took to have it running. */
 async function launched(daemon: Daemon, name: string, network: string): Promise<number> {

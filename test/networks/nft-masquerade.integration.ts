@@ -16,6 +16,7 @@ import { PluginPath } from '../../src/cni/plugin-path.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { ownersOf } from '../../src/networks/audit-finding.ts';
 import { auditNftRules } from '../../src/networks/audit-nft.ts';
+import { finishDel } from '../../src/networks/masquerade-leftovers.ts';
 import { NetworkReload } from '../../src/networks/network-reload.ts';
 import { makeNftRules, nftMasqueradeRules, readNftMasquerade } from '../../src/networks/nft-masquerade.ts';
 import { type RunProgram, runProgram } from '../../src/run-program.ts';
@@ -129,6 +130,29 @@ describe('masquerading by nftables', { skip: missing('root', 'netns', 'nsenter',
       await reload.reload(undefined, soon());
       assert.equal(await listed(run), made, `${chain} was flushed`);
     }
+  });
+
+  test('goes with a DEL that has no namespace, and that of nobody else', async (t) => {
+    const run = await host(t);
+    const [id, other] = [randomBytes(16).toString('hex'), randomBytes(16).toString('hex')];
+    const store = recorded(id);
+    const [entry] = store.read(id)?.attachments ?? [];
+    assert.ok(entry !== undefined);
+    const parts = { run, signal: soon() };
+    for (const containerId of [id, other]) {
+      const owner = { ...entry, containerId, addresses: ADDRESSES };
+      await makeNftRules(nftMasqueradeRules(owner), await readNftMasquerade(parts), parts);
+    }
+    assert.equal(finishDel(run)(id, entry, true), undefined, 'the plugin does it');
+    const finish = finishDel(run)(id, entry, false);
+    assert.ok(finish !== undefined);
+    await finish(soon());
+    const { rules } = await readNftMasquerade(parts);
+    assert.deepEqual(
+      rules.map(({ containerId }) => containerId),
+      [other, other],
+    );
+    await finish(soon());
   });
 
   test('is found by the audit when it is missing, and when nobody has it', async (t) => {
