@@ -48,6 +48,20 @@ export function cniConcurrency(texts: readonly string[]): CniConcurrency {
   return { everywhere, networks };
 }
 
+/**
+ * Longest root directory, in bytes: paths of volumes below it are 63 bytes longer, and CSI plugins need to take 128 only
+ * (CSI "Size Limits").
+ */
+export const MAX_ROOT_BYTES = 65;
+
+/** A root directory below which volumes can be mounted. @throws {RuntimeError} INVALID_ARGUMENT */
+export function rootPath(path: string): string {
+  const bytes = Buffer.byteLength(path);
+  if (bytes <= MAX_ROOT_BYTES) return path;
+  const reason = `paths of volumes below it would be longer than the 128 bytes that CSI plugins take`;
+  throw invalid('root', `${path} has ${bytes} bytes, at most ${MAX_ROOT_BYTES} are possible: ${reason}`);
+}
+
 const MAX_CONTROLLER_CALLS = 1000;
 
 /** How many calls a controller is given at a time: 1 to 1000. @throws {RuntimeError} INVALID_ARGUMENT */

@@ -14,6 +14,7 @@ import {
   cniTimeout,
   controllerCalls,
   pool,
+  rootPath,
 } from './config-values.ts';
 import { invalid, RuntimeError } from './errors.ts';
 
@@ -50,6 +51,8 @@ export interface Config {
   readonly csiLocalMaxVolumes: number;
   /** Where the files of volume classes are. */
   readonly volumeClassDir: string;
+  /** Pause between two rounds of questions to plugins how their volumes fare; 0: nobody asks. */
+  readonly csiConditionIntervalMs: number;
   /** Changing calls that the controller of one CSI plugin is given at a time. */
   readonly csiControllerCalls: number;
   /** "auto", "crun", "runc", or the path of an OCI runtime. */
@@ -94,6 +97,7 @@ const settingsSchema = z.strictObject({
   'csi-local-max-volumes': count,
   'volume-class-dir': z.string(),
   'csi-controller-calls': count,
+  'csi-condition-interval': count,
   runtime: z.string(),
   'cgroup-parent': z.string(),
   'log-level': z.enum(LOG_LEVELS),
@@ -169,6 +173,10 @@ function berthdCommand(version: string): Command {
     )
     .option('--volume-class-dir <dir>', 'volume classes, a file for each (default: /etc/berth/volumes.d)')
     .option('--csi-controller-calls <n>', 'changing calls to the controller of one CSI plugin at a time (default: 1)')
+    .option(
+      '--csi-condition-interval <seconds>',
+      'ask CSI plugins this often how their volumes fare (default: 60; 0: never)',
+    )
     .option('--runtime <name>', 'auto, crun, runc, or the path of an OCI runtime (default: auto)')
     .option('--cgroup-parent <name>', "name of Berth's cgroup (default: berth)")
     .addOption(
@@ -224,6 +232,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     'csi-local-max-volumes': 0,
     'volume-class-dir': '/etc/berth/volumes.d',
     'csi-controller-calls': 1,
+    'csi-condition-interval': 60,
     runtime: 'auto',
     'cgroup-parent': 'berth',
     'log-level': 'info',
@@ -236,7 +245,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
   }
   const settings = parsed.data;
   return {
-    root: directory('root', settings.root),
+    root: rootPath(directory('root', settings.root)),
     run: directory('run', settings.run),
     socketPath: socketPath(settings.listen),
     cniConfDirs: settings['cni-conf-dir'].map((dir) => directory('cni-conf-dir', dir)),
@@ -256,6 +265,7 @@ function configOf(given: Partial<Record<keyof Settings, unknown>>): Config {
     csiLocalMaxVolumes: settings['csi-local-max-volumes'],
     volumeClassDir: directory('volume-class-dir', settings['volume-class-dir']),
     csiControllerCalls: controllerCalls(settings['csi-controller-calls']),
+    csiConditionIntervalMs: settings['csi-condition-interval'] * 1000,
     runtime: settings.runtime,
     cgroupParent: cgroupName(settings['cgroup-parent']),
     logLevel: settings['log-level'],

@@ -76,7 +76,8 @@ export function volumeParts(config: Config, database: Database, run: RunProgram,
     volumes: manager,
     log,
   });
-  const health = new VolumeHealth({ volumes: manager, registry, log });
+  const intervalMs = config.csiConditionIntervalMs;
+  const health = new VolumeHealth({ volumes: manager, registry, intervalMs, log });
   const registrars = new RegistrarDirectory({ dir: config.csiRegistrationDir, registry, log });
   const inUse = (plugin: string): string[] =>
     manager

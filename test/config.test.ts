@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { readConfig } from '../src/config.ts';
+import { MAX_ROOT_BYTES } from '../src/config-values.ts';
 import { RuntimeError } from '../src/errors.ts';
 import type { TestScope } from './support/cleanup.ts';
 import { tempDir } from './support/temp-dir.ts';
@@ -47,6 +48,7 @@ describe('readConfig', () => {
       csiLocalMaxVolumes: 0,
       volumeClassDir: '/etc/berth/volumes.d',
       csiControllerCalls: 1,
+      csiConditionIntervalMs: 60_000,
       runtime: 'auto',
       cgroupParent: 'berth',
       logLevel: 'info',
@@ -116,6 +118,24 @@ describe('readConfig', () => {
     for (const bad of ['-1', '1.5', 'x', '', '1000000']) {
       assert.match(refused(['--config', file, `--csi-local-max-volumes=${bad}`]).message, /^csi-local-max-volumes: /);
     }
+  });
+
+  test('takes how often plugins are asked about their volumes, in seconds', async (t) => {
+    const file = await fileWith(t, 'csi-condition-interval = 0\n');
+    assert.equal(readConfig(['--config', file], '1.0.0').csiConditionIntervalMs, 0);
+    const flags = ['--config', file, '--csi-condition-interval', '5'];
+    assert.equal(readConfig(flags, '1.0.0').csiConditionIntervalMs, 5000);
+    for (const bad of ['-1', '1.5', 'x', '']) {
+      assert.match(refused(['--config', file, `--csi-condition-interval=${bad}`]).message, /^csi-condition-interval: /);
+    }
+  });
+
+  test('refuses a root below which paths of volumes are too long for plugins', async (t) => {
+    const file = await fileWith(t, '');
+    const longest = `/${'r'.repeat(MAX_ROOT_BYTES - 1)}`;
+    assert.equal(readConfig(['--config', file, '--root', `${longest}/`], '1.0.0').root, longest);
+    const { message } = refused(['--config', file, '--root', `${longest}r`]);
+    assert.match(message, /^root: .* has 66 bytes, at most 65 are possible: paths of volumes below it .* 128 bytes/);
   });
 
   test('lets every directory of CNI be chosen', async (t) => {

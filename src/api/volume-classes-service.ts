@@ -42,6 +42,7 @@ function classMessage(found: Class): VolumeClass {
     ownership: found.ownership ?? '',
     reclaim: found.reclaim ?? '',
     secrets: found.secretsName ?? '',
+    allowedTopologies: found.allowedTopologies.map((place) => ({ segments: pairs(place) })),
     parameters: pairs(found.parameters),
     mutableParameters: pairs(found.mutableParameters),
   };

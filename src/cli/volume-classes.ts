@@ -86,6 +86,7 @@ function classObject(found: VolumeClass__Output): Record<string, unknown> {
     ownership: found.ownership || null,
     reclaim: found.reclaim || null,
     secrets: found.secrets || null,
+    allowedTopologies: found.allowedTopologies.map(({ segments }) => mapOf(segments)),
     parameters: mapOf(found.parameters),
     mutableParameters: mapOf(found.mutableParameters),
   };

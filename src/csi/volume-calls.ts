@@ -19,13 +19,13 @@ import {
 } from './protocol.ts';
 import type { Publication, RecordedSource, VolumeRecord } from './volume.ts';
 import type { VolumePaths } from './volume-mounts.ts';
-import { bothSides, isReachable } from './volume-placement.ts';
+import { bothSides, isReachable, requirementOf } from './volume-placement.ts';
 
 /** What CreateVolume tells about a volume. */
 export type MadeVolume = Pick<VolumeRecord, 'volumeId' | 'volumeContext' | 'capacityBytes' | 'accessibleTopology'>;
 
 export function createRequest(record: VolumeRecord): Request<'CreateVolume'> {
-  const here = record.topology === undefined ? undefined : [{ segments: { ...record.topology } }];
+  const places = requirementOf(record)?.map((segments) => ({ segments: { ...segments } }));
   return {
     name: record.csiName,
     capacityRange: { requiredBytes: record.requestedBytes },
@@ -33,7 +33,7 @@ export function createRequest(record: VolumeRecord): Request<'CreateVolume'> {
     parameters: { ...record.parameters },
     mutableParameters: { ...record.mutableParameters },
     ...(record.source === undefined ? {} : { volumeContentSource: contentSource(record.source) }),
-    ...(here === undefined ? {} : { accessibilityRequirements: { requisite: here, preferred: here } }),
+    ...(places === undefined ? {} : { accessibilityRequirements: { requisite: places, preferred: places } }),
   };
 }
 

@@ -6,7 +6,14 @@ import { globSync, readFileSync, statSync } from 'node:fs';
 import type { Logger } from 'pino';
 import type { Check } from '../check.ts';
 import { invalid, RuntimeError } from '../errors.ts';
-import { asksForDefault, parseVolumeClass, type VolumeClass, withClass, withoutClass } from './volume-class.ts';
+import {
+  asksForDefault,
+  mayBeDefault,
+  parseVolumeClass,
+  type VolumeClass,
+  withClass,
+  withoutClass,
+} from './volume-class.ts';
 import type { VolumeWish } from './volume-request.ts';
 import { identity, WatchedDirectory } from './watched-directory.ts';
 
@@ -16,6 +23,8 @@ export interface BadVolumeClass {
   readonly file: string;
   /** Begins with the key: "driver: ...". */
   readonly reason: string;
+  /** Nobody can say that it is not meant to be the default class. */
+  readonly mayBeDefault: boolean;
 }
 
 /** What all files of a directory say. */
@@ -80,14 +89,20 @@ export class VolumeClassDirectory {
   /**
    * The request with what its class says, the default class where one is meant.
    * @throws {RuntimeError} as {@link get}, INVALID_ARGUMENT when request and class do not fit, FAILED_PRECONDITION when
-   * several classes want to be the default
+   * several classes want to be the default, or none does and a file that is not understood may
    */
   async fill(wish: VolumeWish): Promise<VolumeWish> {
     if (wish.volumeClass !== undefined) return withClass(wish, await this.get(wish.volumeClass));
     if (!asksForDefault(wish)) return wish;
-    const defaults = (await this.files()).good.filter(({ isDefault }) => isDefault);
+    const { good, bad } = await this.files();
+    const defaults = good.filter(({ isDefault }) => isDefault);
     const [first, second] = defaults;
-    if (first === undefined) return withoutClass(wish);
+    if (first === undefined) {
+      // Another driver's volume is not what was asked for.
+      const broken = bad.find(({ mayBeDefault }) => mayBeDefault);
+      if (broken !== undefined) throw perhapsDefault(broken);
+      return withoutClass(wish);
+    }
     if (second === undefined) return withClass(wish, first);
     throw new RuntimeError('FAILED_PRECONDITION', `class: ${manyDefaults(defaults)}; name the class`);
   }
@@ -97,11 +112,12 @@ export class VolumeClassDirectory {
     const { good, bad } = await this.files();
     const line = { area: 'volumes', state: 'warn' } as const;
     const defaults = good.filter(({ isDefault }) => isDefault);
+    const refusing = defaults.length === 0 ? ', and no volume is made without naming class or driver' : '';
     return [
-      ...bad.map(({ file, reason }) => ({
+      ...bad.map(({ file, reason, mayBeDefault }) => ({
         ...line,
         name: file,
-        detail: `this volume class cannot be used: ${reason}`,
+        detail: `this volume class cannot be used${mayBeDefault ? refusing : ''}: ${reason}`,
         remedy: `mend ${file}; it is read again at once`,
       })),
       ...(defaults.length < 2
@@ -129,6 +145,11 @@ export class VolumeClassDirectory {
   }
 }
 
+function perhapsDefault({ file, reason }: BadVolumeClass): RuntimeError {
+  const advice = 'it may be the default class: mend it, or name the class or the driver';
+  return new RuntimeError('FAILED_PRECONDITION', `class: ${file} is not understood (${reason}), and ${advice}`);
+}
+
 function manyDefaults(defaults: readonly VolumeClass[]): string {
   return `classes ${defaults.map(({ name }) => name).join(' and ')} both say default = true, so none is the default`;
 }
@@ -140,10 +161,13 @@ export function readVolumeClasses(dir: string): VolumeClassFiles {
   for (const entry of globSync(`*${SUFFIX}`, { cwd: dir }).sort()) {
     const file = `${dir}/${entry}`;
     const name = entry.slice(0, -SUFFIX.length);
+    let text: string | undefined;
     try {
-      good.push(parseVolumeClass(name, file, textOf(file)));
+      text = textOf(file);
+      good.push(parseVolumeClass(name, file, text));
     } catch (error) {
-      bad.push({ name, file, reason: RuntimeError.from(error, 'file').message });
+      const { message: reason } = RuntimeError.from(error, 'file');
+      bad.push({ name, file, reason, mayBeDefault: mayBeDefault(text) });
     }
   }
   return { good, bad };

@@ -12,6 +12,7 @@
  *   group = 2000
  *   ownership = "root-mismatch"               or "never", "always"
  *   reclaim = "retain"                        or "delete"
+ *   allowed-topologies = [{ "some.csi.example/zone" = "a" }]   where volumes may be, in the plugin's own labels
  *   secrets = "fast"                          CSI-CONF-DIR/secrets/fast.toml instead of the plugin's own
  *   [parameters]                              handed to the plugin as they are
  *   [mutable-parameters]                      the same, for parameters that can be changed later
@@ -23,7 +24,7 @@ import { z } from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { ACCESS_MODES, type AskedMode, accessModeOf, fitsMode } from './access-modes.ts';
-import { checkPluginName } from './protocol.ts';
+import { checkMap, checkPluginName } from './protocol.ts';
 import { OWNERSHIP_POLICIES, type OwnershipPolicy, RECLAIM_POLICIES, type ReclaimPolicy } from './volume.ts';
 import { DEFAULT_DRIVER, type VolumeAccess, type VolumeWish, validateVolumeWish } from './volume-request.ts';
 
@@ -45,6 +46,8 @@ export interface VolumeClass {
   readonly reclaim?: ReclaimPolicy | undefined;
   /** Name of a file of references, never a secret. */
   readonly secretsName?: string | undefined;
+  /** Places in the plugin's labels, alternatives: this machine must be in one of them. Empty: anywhere. */
+  readonly allowedTopologies: readonly StringMap[];
   readonly parameters: StringMap;
   readonly mutableParameters: StringMap;
 }
@@ -70,6 +73,7 @@ const classSchema = z.strictObject({
   ownership: z.enum(OWNERSHIP_POLICIES).optional(),
   reclaim: z.enum(RECLAIM_POLICIES).optional(),
   secrets: text,
+  'allowed-topologies': z.array(stringMap).optional(),
   parameters: words,
   'mutable-parameters': words,
 });
@@ -101,15 +105,40 @@ export function parseVolumeClass(name: string, file: string, source: string): Vo
     ownership: said.ownership,
     reclaim: said.reclaim,
     secretsName: said.secrets,
+    allowedTopologies: (said['allowed-topologies'] ?? []).map((place) => ({ ...place })),
     parameters: said.parameters ?? {},
     mutableParameters: said['mutable-parameters'] ?? {},
   };
   if (said.secrets !== undefined && !CLASS_NAME.test(said.secrets)) {
     throw invalid('secrets', `must be the name of a file, less ".toml": ${CLASS_NAME.source}`);
   }
+  for (const place of made.allowedTopologies) checkPlace(place);
   // Whatever no request may say no class may say either.
   validateVolumeWish(withClass({ name: 'volume', parameters: {} }, made));
   return made;
+}
+
+/** @throws {RuntimeError} INVALID_ARGUMENT */
+function checkPlace(place: StringMap): void {
+  checkMap('allowed-topologies', place);
+  const entries = Object.entries(place);
+  if (entries.length === 0) throw invalid('allowed-topologies', 'a place has at least one label');
+  if (entries.some(([key, value]) => key === '' || value === '')) {
+    throw invalid('allowed-topologies', 'a label has a key and a value');
+  }
+}
+
+/** False for the text of a file, however wrong, that does not ask to be the default class. */
+export function mayBeDefault(source: string | undefined): boolean {
+  if (source === undefined) return true;
+  const asking = z.object({ default: z.unknown().optional() });
+  try {
+    const { default: said = false } = asking.parse(parse(source));
+    return said !== false;
+  } catch {
+    // What is no TOML may say anything.
+    return true;
+  }
 }
 
 function tables(source: string): unknown {
@@ -149,6 +178,7 @@ export function withClass(wish: VolumeWish, volumeClass: VolumeClass): VolumeWis
     ownership: wish.ownership ?? volumeClass.ownership,
     reclaim: wish.reclaim ?? volumeClass.reclaim,
     secretsName: volumeClass.secretsName,
+    ...(volumeClass.allowedTopologies.length === 0 ? {} : { allowedTopologies: volumeClass.allowedTopologies }),
     parameters: { ...volumeClass.parameters, ...wish.parameters },
     mutableParameters: { ...volumeClass.mutableParameters, ...wish.mutableParameters },
     // Of a class for both kinds, a raw device takes only what it can have.

@@ -22,7 +22,7 @@ export interface VolumeHealthOptions {
   readonly volumes: Pick<VolumeManager, 'list' | 'exclusive'>;
   readonly registry: Pick<PluginRegistry, 'onReady'>;
   readonly log: Logger;
-  /** Pause between two rounds; 60,000 unless given. */
+  /** Pause between two rounds; 60,000 unless given. 0: nobody asks. */
   readonly intervalMs?: number | undefined;
   /** Longest time for one volume; 5,000 unless given. */
   readonly timeoutMs?: number | undefined;
@@ -50,6 +50,7 @@ export class VolumeHealth {
   /** Begins to ask: now and then, and about the volumes of a plugin that becomes ready. */
   start(): void {
     const { registry, intervalMs = 60_000 } = this.#options;
+    if (intervalMs === 0) return;
     this.#unfollow = registry.onReady((driver) => {
       for (const { name, driver: own } of this.#options.volumes.list()) if (own === driver) this.#failures.delete(name);
       this.#begin((record) => record.driver === driver);

@@ -3,6 +3,7 @@ import { RuntimeError } from '../errors.ts';
 import type { Plugin } from './plugin.ts';
 import type { StringMap } from './protocol.ts';
 import type { VolumeRecord } from './volume.ts';
+import type { VolumeRequest } from './volume-request.ts';
 
 /**
  * True when all segments of one entry hold here; no entry means everywhere. Keys know no case (CSI "Topology").
@@ -28,6 +29,32 @@ export function checkReachable({ name, accessibleTopology }: VolumeRecord, { top
   if (isReachable(accessibleTopology, here)) return;
   const reason = `accessible_topology is ${bothSides(accessibleTopology, here)}`;
   throw new RuntimeError('FAILED_PRECONDITION', `volume ${name} cannot be reached from here: ${reason}`);
+}
+
+/**
+ * A class may say where its volumes are: this node must be there, since it is to use them.
+ * @throws {RuntimeError} FAILED_PRECONDITION with both sides
+ */
+export function checkAllowed(
+  { volumeClass = '', allowedTopologies = [] }: Pick<VolumeRequest, 'volumeClass' | 'allowedTopologies'>,
+  { topology }: Plugin,
+): void {
+  const here = topology ?? {};
+  if (isReachable(allowedTopologies, here)) return;
+  const reason = `allowed-topologies are ${bothSides(allowedTopologies, here)}`;
+  throw new RuntimeError('FAILED_PRECONDITION', `volumes of class ${volumeClass} cannot be made here: ${reason}`);
+}
+
+/**
+ * Where CreateVolume may make a volume: here, and in the other places of its class, here first. A plugin that keeps data in
+ * several places chooses among them (CSI "TopologyRequirement"). Undefined when the plugin knows no places.
+ */
+export function requirementOf({
+  topology,
+  allowedTopologies = [],
+}: Pick<VolumeRecord, 'topology' | 'allowedTopologies'>): readonly StringMap[] | undefined {
+  if (topology === undefined) return undefined;
+  return [topology, ...allowedTopologies.filter((place) => !isReachable([place], topology))];
 }
 
 /**

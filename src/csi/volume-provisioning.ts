@@ -16,6 +16,7 @@ import type { ReclaimPolicy, VolumeRecord } from './volume.ts';
 import { createRequest, deleteRequest, type MadeVolume, readCreated } from './volume-calls.ts';
 import { refuseTooLarge } from './volume-capacity.ts';
 import type { VolumeJournal } from './volume-journal.ts';
+import { checkAllowed } from './volume-placement.ts';
 import type { UseRequest, VolumeRequest } from './volume-request.ts';
 import type { VolumeSources } from './volume-source.ts';
 
@@ -48,11 +49,12 @@ export class VolumeProvisioning {
     const plugin = await this.#caller.plugin(request.driver, signal);
     const { capabilities, topology } = plugin;
     const { name, driver, access, fsType, parameters } = request;
-    const { mutableParameters = {}, volumeClass, secretsName } = request;
+    const { mutableParameters = {}, volumeClass, secretsName, allowedTopologies } = request;
     const provisioned = capabilities.controller.has('CREATE_DELETE_VOLUME');
     if (Object.keys(mutableParameters).length > 0 && !capabilities.controller.has('MODIFY_VOLUME')) {
       throw invalid('mutableParameters', `CSI plugin ${driver} has none (it does not offer MODIFY_VOLUME)`);
     }
+    checkAllowed(request, plugin);
     // Missing secrets are told before anything is recorded.
     if (provisioned) await this.#caller.checkSecrets(request, 'CreateVolume', signal);
     if (provisioned) await refuseTooLarge({ caller: this.#caller, log: this.#log }, plugin, request, signal);
@@ -67,6 +69,7 @@ export class VolumeProvisioning {
       accessMode: chooseAccessMode(request.accessMode, capabilities),
       ...newVolume(request, provisioned ? 'delete' : 'retain'),
       ...{ mutableParameters, volumeClass, secretsName },
+      ...(allowedTopologies === undefined ? {} : { allowedTopologies }),
       // A plugin that makes no volumes is told of one that is there: its id is its name, its context the parameters.
       ...(provisioned ? {} : { volumeId: name }),
       volumeContext: provisioned ? {} : parameters,

@@ -52,6 +52,8 @@ export interface VolumeRequest extends UseRequest {
   readonly volumeClass?: string | undefined;
   /** The file that says where its secrets are; the plugin's own when absent. */
   readonly secretsName?: string | undefined;
+  /** Where it may be, of its class: alternatives in the plugin's labels; anywhere when absent. */
+  readonly allowedTopologies?: readonly StringMap[] | undefined;
 }
 
 /** A volume that the storage system has already. */

@@ -111,6 +111,8 @@ export interface VolumeRecord {
   readonly provisioned: boolean;
   /** Where the volume must be reachable, in the plugin's labels; absent when the plugin has none. */
   readonly topology?: StringMap | undefined;
+  /** Where it may be beside this node, of its class; CreateVolume is told of them. */
+  readonly allowedTopologies?: readonly StringMap[] | undefined;
   /** Where the plugin says that it is reachable, alternatives; empty: everywhere. */
   readonly accessibleTopology: readonly StringMap[];
   /** The plugin's id; absent until CreateVolume has answered. Any text: never part of a path. */
@@ -167,6 +169,7 @@ const recordSchema: z.ZodType<VolumeRecord> = z.object({
   availability: z.enum(AVAILABILITIES),
   provisioned: z.boolean(),
   topology: stringMap.optional(),
+  allowedTopologies: z.array(stringMap).optional(),
   accessibleTopology: z.array(stringMap),
   volumeId: z.string().min(1).optional(),
   volumeContext: stringMap,

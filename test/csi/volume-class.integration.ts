@@ -130,6 +130,18 @@ test('volume classes', async (t) => {
         ['volume', 'create', 'plain'],
         /size: is missing: say one \(--size 10Gi\), or name a class/,
       );
+      // Whoever meant this one does not want another driver's volume.
+      await write('unsure', `driver = "${NAME}"\nsize = "8Mi"\ndefault = true\nnonsense = 1\n`);
+      await refused(
+        daemon,
+        ['volume', 'create', 'x', '--size', '8Mi'],
+        /class: .*unsure\.toml is not understood \(nonsense: .*may be the default class: mend it/,
+      );
+      assert.match(
+        await daemon.ok(['doctor']),
+        /unsure\.toml +this volume class cannot be used, and no volume is made/,
+      );
+      await unlink(`${dir}/volumes.d/unsure.toml`);
       await write('standard', `driver = "${NAME}"\nsize = "8Mi"\ndefault = true\n`);
       await daemon.ok(['volume', 'create', 'plain']);
       assert.equal((await inspect(daemon, 'plain')).class, 'standard');

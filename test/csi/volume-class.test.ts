@@ -1,7 +1,7 @@
 /** What the text of a volume class means, and what a request takes from it. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { parseVolumeClass, type VolumeClass, withClass } from '../../src/csi/volume-class.ts';
+import { mayBeDefault, parseVolumeClass, type VolumeClass, withClass } from '../../src/csi/volume-class.ts';
 import { isSameRequest, type RequestedVolume } from '../../src/csi/volume-request.ts';
 import { RuntimeError } from '../../src/errors.ts';
 
@@ -18,6 +18,7 @@ group = 2000
 ownership = "always"
 reclaim = "retain"
 secrets = "fast"
+allowed-topologies = [{ "some.csi.example/zone" = "a" }]
 [parameters]
 tier = "ssd"
 __proto__ = "odd"
@@ -56,6 +57,7 @@ describe('parseVolumeClass', () => {
       ownership: 'always',
       reclaim: 'retain',
       secretsName: 'fast',
+      allowedTopologies: [{ 'some.csi.example/zone': 'a' }],
     });
   });
 
@@ -67,6 +69,8 @@ describe('parseVolumeClass', () => {
   const bad: readonly (readonly [title: string, text: string, reason: RegExp])[] = [
     ['is no TOML', 'driver = ', /^file: /],
     ['names no driver', 'reclaim = "delete"', /^driver: /],
+    ['has a place without labels', 'driver = "a"\nallowed-topologies = [{}]', /^allowed-topologies: /],
+    ['has a label without a value', 'driver = "a"\nallowed-topologies = [{ z = "" }]', /^allowed-topologies: /],
     ['has a key nobody knows', 'driver = "a"\nreclaimpolicy = "delete"', /^reclaimpolicy: /],
     ['has a driver that is none', 'driver = "../a"', /^driver: /],
     ['has a policy nobody knows', 'driver = "a"\nreclaim = "keep"', /^reclaim: /],
@@ -107,6 +111,7 @@ describe('withClass', () => {
       ownership: 'always',
       reclaim: 'retain',
       secretsName: 'fast',
+      allowedTopologies: [{ 'some.csi.example/zone': 'a' }],
       parameters: { tier: 'ssd' },
       mutableParameters: { iops: '100' },
     });
@@ -129,6 +134,7 @@ describe('withClass', () => {
       driver: _driver,
       volumeClass: _class,
       secretsName: _secrets,
+      allowedTopologies: _places,
       ...rest
     } = withClass({ ...wish, ...said }, parsed(FULL.replace('__proto__ = "odd"', '')));
     assert.deepEqual(rest, said);
@@ -156,6 +162,15 @@ describe('withClass', () => {
   test('refuses another driver, and an access mode that is not of the class', () => {
     refuses(() => withClass({ ...wish, driver: 'other' }, parsed(FULL)), /^driver: class fast is one of some\.csi/);
     refuses(() => withClass({ ...wish, accessMode: 'SINGLE_NODE_READER_ONLY' }, parsed(FULL)), /^access_mode: /);
+  });
+});
+
+describe('mayBeDefault', () => {
+  test('is false only for a text that can be read and does not ask for it', () => {
+    for (const text of ['', 'nonsense = 1', 'default = false\nx = 1']) assert.equal(mayBeDefault(text), false, text);
+    for (const text of [undefined, 'default = true\nx = 1', 'default = "yes"', 'default = ', 'x']) {
+      assert.equal(mayBeDefault(text), true, String(text));
+    }
   });
 });
 

@@ -2,8 +2,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { pino } from 'pino';
+import { MAX_ROOT_BYTES } from '../../src/config-values.ts';
 import { VolumeMounts } from '../../src/csi/volume-mounts.ts';
 import { RuntimeError } from '../../src/errors.ts';
+import { failWith } from '../support/fake-csi.ts';
 import { missing } from '../support/needs.ts';
 import { A, assertIdle, B, type FakeOptions, request, soon, type VolumeHost, volumeHost } from './volume-host.ts';
 
@@ -70,6 +72,24 @@ describe('max_volumes_per_node', { skip: missing('root', 'loop') }, () => {
   });
 });
 
+describe('the places of a class', { skip: missing('root') }, () => {
+  test('are told to CreateVolume after this node; a class of other places is refused before anything is recorded', async (t) => {
+    const host = await volumeHost(t, { ...MANY, topology: { 'fake/zone': 'a', 'fake/rack': '7' } });
+    const allowedTopologies = [{ 'fake/zone': 'b' }, { 'FAKE/zone': 'a' }];
+    const vague = failWith('INTERNAL');
+    host.plugin.next('CreateVolume', vague);
+    await host.volumes.create(request({ volumeClass: 'two', allowedTopologies }), soon());
+    const sent = host.plugin.requests('CreateVolume').map((one) => one['accessibilityRequirements']);
+    const places = [{ segments: { 'fake/zone': 'a', 'fake/rack': '7' } }, { segments: { 'fake/zone': 'b' } }];
+    assert.deepEqual(sent, Array(2).fill({ requisite: places, preferred: places }));
+    const elsewhere = request({ name: 'x', volumeClass: 'far', allowedTopologies: [{ 'fake/zone': 'b' }] });
+    const sides =
+      /volumes of class far cannot be made here: allowed-topologies are {"fake\/zone":"b"}, this node is {.*"a"/;
+    await assert.rejects(host.volumes.create(elsewhere, soon()), hasCode('FAILED_PRECONDITION', sides));
+    assert.deepEqual([host.volumes.list().length, host.plugin.requests('CreateVolume').length], [1, 2]);
+  });
+});
+
 describe('topology', { skip: missing('root', 'loop') }, () => {
   test('is looked at anew when the plugin says that the node has moved, and the error has both sides', async (t) => {
     const host = await volumeHost(t, { ...MANY, topology: { 'fake/zone': 'here' } });
@@ -104,6 +124,7 @@ describe('paths of volumes', () => {
     assert.notEqual(paths.target(A), paths.target(B));
     const rest = Buffer.byteLength(mountsAt('').pathsOf(record).target(A));
     const longest = `/${'r'.repeat(127 - rest)}`;
+    assert.equal(Buffer.byteLength(longest), MAX_ROOT_BYTES);
     mountsAt(longest).checkPaths(record);
     const advice = new RegExp(
       `have 129 bytes, CSI plugins take 128: start berthd with a --root of at most ${128 - rest} bytes`,
