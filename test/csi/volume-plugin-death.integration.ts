@@ -6,6 +6,7 @@ import { describe, test } from 'node:test';
 import { RuntimeError } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { cleanup, type TestScope } from '../support/cleanup.ts';
+import { LADDER_CALLS, RUNGS } from '../support/csi-message.ts';
 import { judge } from '../support/fake-csi-ledger.ts';
 import { loopOver } from '../support/fake-csi-memory.ts';
 import { type RemoteCsi, type RemoteCsiOptions, startRemoteCsi } from '../support/fake-csi-remote.ts';
@@ -16,17 +17,6 @@ import { A, assertNothingHeld, B, ManagerHost, request, soon } from './volume-ho
 const patient = (): AbortSignal => AbortSignal.timeout(60_000);
 
 const NAME = 'mortal.csi.test';
-const RUNGS = ['volume', 'attachment', 'stage', 'target'] as const;
-const CALLS = [
-  'CreateVolume',
-  'ControllerPublishVolume',
-  'NodeStageVolume',
-  'NodePublishVolume',
-  'NodeUnpublishVolume',
-  'NodeUnstageVolume',
-  'ControllerUnpublishVolume',
-  'DeleteVolume',
-] as const;
 
 async function mortal(
   t: TestScope,
@@ -70,7 +60,7 @@ describe('a plugin that is killed under a call', { skip: missing('root', 'loop',
         await again(() => host.volumes.release('data', A, soon()));
         await again(() => host.volumes.remove('data', soon()));
       };
-      for (const rpc of CALLS) {
+      for (const rpc of LADDER_CALLS) {
         const { deaths } = plugins;
         plugins.next(NAME, rpc, { kind: 'crash', done });
         await life();

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import type { ContainerSpec } from '../../src/api/generated/berth/v1/ContainerSpec.ts';
+import { LADDER_CALLS, RUNGS } from '../support/csi-message.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { judge } from '../support/fake-csi-ledger.ts';
 import { type RemoteCsi, startRemoteCsi } from '../support/fake-csi-remote.ts';
@@ -15,30 +16,18 @@ import { tempDir } from '../support/temp-dir.ts';
 
 const IMAGE = 'busybox:1';
 const MIB = 1024 * 1024;
-const RUNGS = ['volume', 'attachment', 'stage', 'target'] as const;
-
-const CALLS = [
-  'CreateVolume',
-  'ControllerPublishVolume',
-  'NodeStageVolume',
-  'NodePublishVolume',
-  'NodeUnpublishVolume',
-  'NodeUnstageVolume',
-  'ControllerUnpublishVolume',
-  'DeleteVolume',
-] as const;
 
 /** When berthd dies: before the plugin has done anything, after it is done, or before, and the plugin does it later. */
 const MOMENTS = ['before', 'after', 'late'] as const;
 
 interface Case {
-  readonly rpc: (typeof CALLS)[number];
+  readonly rpc: (typeof LADDER_CALLS)[number];
   readonly moment: (typeof MOMENTS)[number];
   readonly plugin: string;
   readonly volume: string;
 }
 
-const CASES: readonly Case[] = CALLS.flatMap((rpc) =>
+const CASES: readonly Case[] = LADDER_CALLS.flatMap((rpc) =>
   MOMENTS.map((moment) => {
     const name = `${rpc.toLowerCase()}-${moment}`;
     return { rpc, moment, plugin: `${name}.csi.test`, volume: name };

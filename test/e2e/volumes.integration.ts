@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { readMounts } from '../../src/mountinfo.ts';
+import { LADDER_CALLS } from '../support/csi-message.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { startFakeCsi } from '../support/fake-csi.ts';
 import { needs } from '../support/needs.ts';
@@ -195,16 +196,7 @@ test('a plugin whose socket appears in the plugin directory', async (t) => {
   await daemon.ok(['volume', 'create', 'far', '--size', '8Mi', '--driver', 'fake.csi.test']);
   await daemon.ok([...QUICK, '-v', 'far:/data', IMAGE, '--', 'touch', '/data/x']);
   await daemon.ok(['volume', 'rm', 'far']);
-  assert.deepEqual(fake.volumeCalls(), [
-    'CreateVolume',
-    'ControllerPublishVolume',
-    'NodeStageVolume',
-    'NodePublishVolume',
-    'NodeUnpublishVolume',
-    'NodeUnstageVolume',
-    'ControllerUnpublishVolume',
-    'DeleteVolume',
-  ]);
+  assert.deepEqual(fake.volumeCalls(), [...LADDER_CALLS]);
   assert.deepEqual(fake.violations, []);
   assert.ok(fake.isIdle);
 });

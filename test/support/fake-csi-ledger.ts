@@ -4,10 +4,8 @@
  * was given is known, unless one of the two processes was killed afterwards.
  */
 import { existsSync, readFileSync } from 'node:fs';
+import type { Message } from './csi-message.ts';
 import type { FakeStatus } from './fake-status.ts';
-
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
 
 /** One line of the log. Calls are numbered within one life of the plugin. */
 export type JournalEntry =

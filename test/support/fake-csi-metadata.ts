@@ -1,10 +1,9 @@
 /** The SnapshotMetadata service of a FakeCsi: tables of runs, told in messages of a few, with streams that can break. */
 import type { ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { Message } from './csi-message.ts';
 import type { FakeCsi } from './fake-csi.ts';
 import { FakeStatus } from './fake-status.ts';
 
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
 type Run = readonly [offset: number, size: number];
 
 export class FakeMetadata {

@@ -3,12 +3,9 @@
  * files of block volumes grow with them.
  */
 import { truncate } from 'node:fs/promises';
+import type { Message, Rpcs } from './csi-message.ts';
 import type { FakeCsi } from './fake-csi.ts';
 import { FakeStatus } from './fake-status.ts';
-
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
-type Rpcs = Record<string, (request: Message) => Promise<Message>>;
 
 export class FakeOperations {
   /** Volume id to the bytes that the controller and the node have expanded it to. */

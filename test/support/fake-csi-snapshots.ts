@@ -3,12 +3,9 @@
  * many questions each needs until it is ready. A snapshot is a copy of the volume's backing file or directory.
  */
 import { cp } from 'node:fs/promises';
+import type { Message, Rpcs } from './csi-message.ts';
 import type { FakeCsi } from './fake-csi.ts';
 import { FakeStatus } from './fake-status.ts';
-
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
-type Rpcs = Record<string, (request: Message) => Promise<Message>>;
 
 interface FakeSnapshot {
   readonly id: string;

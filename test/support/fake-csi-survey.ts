@@ -1,10 +1,8 @@
 /** What a FakeCsi tells about all its volumes, how much room it has, and the parameters of volumes that can be changed. */
+
+import type { Message, Rpcs } from './csi-message.ts';
 import type { FakeCsi } from './fake-csi.ts';
 import { FakeStatus } from './fake-status.ts';
-
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
-type Rpcs = Record<string, (request: Message) => Promise<Message>>;
 
 export class FakeSurvey {
   /** Entries of a page of ListVolumes, whatever is asked for. */

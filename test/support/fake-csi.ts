@@ -14,6 +14,7 @@ import type { Code } from '../../src/errors.ts';
 import { hostCommand } from '../../src/host-command.ts';
 import { mountAt, mountsBelow } from '../../src/mountinfo.ts';
 import { cleanup, type TestScope } from './cleanup.ts';
+import type { Message } from './csi-message.ts';
 import { CallJournal, type JournalEntry, volumeOf } from './fake-csi-ledger.ts';
 import { isStagedAt, loopOver, readState, writeState } from './fake-csi-memory.ts';
 import { FakeMetadata } from './fake-csi-metadata.ts';
@@ -23,10 +24,6 @@ import { FakeSurvey } from './fake-csi-survey.ts';
 import { FakeStatus } from './fake-status.ts';
 
 export { FakeStatus };
-
-/** A request as it arrived; tests look at single fields. */
-// biome-ignore lint/suspicious/noExplicitAny: the fake takes whatever comes, as a plugin must
-type Message = Record<string, any>;
 
 /**
  * One scripted answer: may run the real effect, before or after whatever else it does, or not at all. `gone` aborts when

@@ -21,10 +21,10 @@ import { hostCommand } from '../../../src/host-command.ts';
 import { mountsBelow } from '../../../src/mountinfo.ts';
 import { codeOfStatus } from '../../../src/status.ts';
 import { cleanup, type TestScope } from '../../support/cleanup.ts';
+import type { Message } from '../../support/csi-message.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
-// biome-ignore lint/suspicious/noExplicitAny: tests look at single fields of answers
-export type Message = Record<string, any>;
+export type { Message };
 
 export const MIB = 1024 * 1024;
 export const csi: Csi = loadCsi();
