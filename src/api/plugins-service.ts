@@ -112,6 +112,7 @@ function pluginMessage(plugin: PluginView): Plugin {
     topology: pairs(plugin.topology ?? {}),
     ...(maxVolumesPerNode === undefined ? {} : { maxVolumesPerNode }),
     ...(plugin.supervision === undefined ? {} : { supervision: supervisionMessage(plugin.supervision) }),
+    processes: plugin.processes.map(supervisionMessage),
   };
 }
 

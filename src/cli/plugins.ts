@@ -184,6 +184,7 @@ function pluginObject(plugin: Plugin__Output): Record<string, unknown> {
     sockets: plugin.sockets.map(socketObject),
     registrations: plugin.registrations.map(({ source, origin }) => ({ source, origin })),
     supervision: supervisionObject(plugin.supervision),
+    processes: plugin.processes.map(supervisionObject),
   };
 }
 

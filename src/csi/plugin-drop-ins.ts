@@ -57,6 +57,9 @@ export function parsePluginDropIn(file: string, text: string): PluginDropIn {
   }
   const { name, socket, sockets = [], controller, node } = parsed.data;
   const supervision = supervisionOf(parsed.data);
+  if (supervision?.part !== undefined && name === undefined) {
+    throw invalid('part', 'parts are put together by the name they give themselves: say name = "...", too');
+  }
   const all: PluginSocket[] = [
     ...(socket === undefined ? [] : [{ path: checkSocketPath('socket', socket) }]),
     ...sockets.map((address) => ({ path: checkSocketPath('sockets', address) })),

@@ -9,6 +9,9 @@
  *   env = { LOG_LEVEL = "4" }        beside CSI_ENDPOINT and NODE_ID; values may hold {endpoint} and {node-id}
  *   node-id = "rack-7"               what the plugin calls this machine; its host name unless given
  *   grace-seconds = 30               from SIGTERM to SIGKILL; 10 unless given
+ *   part = "controller"              or "node": another file of the same name starts the other part
+ *
+ * A process with a socket for each of its parts is told them as `{controller-endpoint}` and `{node-endpoint}`.
  *
  * Pure: nothing here looks at the disk.
  */
@@ -16,20 +19,23 @@ import { posix } from 'node:path';
 import { z } from 'zod';
 import { invalid } from '../errors.ts';
 import type { HostMount } from '../runtime/container.ts';
+import type { PluginRole } from './plugin-registration.ts';
 import { checkText, LIMITS } from './protocol.ts';
 
 interface SupervisionBase {
-  /** Values may hold `{endpoint}` and `{node-id}`. */
+  /** Values may hold the same words in braces as a command. */
   readonly env: Readonly<Record<string, string>>;
   /** This machine's host name when absent. */
   readonly nodeId?: string;
   readonly graceSeconds: number;
+  /** It is used for this part only, and another file starts the rest; for all it serves when absent. */
+  readonly part?: PluginRole;
 }
 
 /** A plugin that Berth runs as a process of this host. */
 export interface ProcessSupervision extends SupervisionBase {
   readonly kind: 'process';
-  /** The program's absolute path and its arguments; may hold `{endpoint}` and `{node-id}`. */
+  /** The program's absolute path and its arguments; may hold `{endpoint}`, `{controller-endpoint}`, `{node-endpoint}` and `{node-id}`. */
   readonly command: readonly string[];
 }
 
@@ -58,6 +64,7 @@ interface SupervisionKeys {
   readonly env: z.ZodOptional<z.ZodRecord<z.ZodString, z.ZodString>>;
   readonly 'node-id': z.ZodOptional<z.ZodString>;
   readonly 'grace-seconds': z.ZodOptional<z.ZodInt>;
+  readonly part: z.ZodOptional<z.ZodEnum<{ controller: 'controller'; node: 'node' }>>;
 }
 
 /** Their schemas, part of the drop-in file's (plugin-drop-ins.ts). */
@@ -69,6 +76,7 @@ export const supervisionKeys: SupervisionKeys = {
   env: z.record(z.string(), z.string()).optional(),
   'node-id': z.string().optional(),
   'grace-seconds': z.int().min(0).max(MAX_GRACE_SECONDS).optional(),
+  part: z.enum(['controller', 'node']).optional(),
 };
 
 /** The keys of a checked file. */
@@ -86,12 +94,12 @@ export function supervisionOf(file: SupervisionFile): Supervision | undefined {
   if (image !== undefined) return containerOf(image, file);
   refuseWithout(file, 'image', ['args', 'mounts']);
   if (command === undefined) {
-    refuseWithout(file, 'command', ['env', 'node-id', 'grace-seconds']);
+    refuseWithout(file, 'command', ['env', 'node-id', 'grace-seconds', 'part']);
     return undefined;
   }
   checkProgram(command[0] ?? '');
   for (const word of command) checkWord('command', word);
-  return { kind: 'process', command, ...baseOf(file) };
+  return withOneSocketAPart({ kind: 'process', command, ...baseOf(file) });
 }
 
 function refuseWithout(file: SupervisionFile, needed: string, keys: readonly (keyof SupervisionFile)[]): void {
@@ -110,13 +118,41 @@ function containerOf(image: string, file: SupervisionFile): ContainerSupervision
   const parsed = mounts.map(hostMountOf);
   const twice = parsed.find(({ target }, index) => parsed.findIndex((other) => other.target === target) !== index);
   if (twice !== undefined) throw invalid('mounts', `${twice.target} is named twice`);
-  return { kind: 'container', image, args, mounts: parsed, ...baseOf(file) };
+  return withOneSocketAPart({ kind: 'container', image, args, mounts: parsed, ...baseOf(file) });
+}
+
+/** @throws {RuntimeError} INVALID_ARGUMENT when a file that starts one part asks for sockets of both */
+function withOneSocketAPart<T extends Supervision>(supervision: T): T {
+  if (supervision.part === undefined || supervisedSockets(supervision).length === 1) return supervision;
+  const reason = 'a file that starts one part has one socket: say {endpoint}, or leave part out';
+  throw invalid('part', reason);
+}
+
+/** A socket of a plugin that Berth starts: "csi" is `{endpoint}`, "controller" is `{controller-endpoint}`. */
+export type SupervisedSocketName = 'csi' | PluginRole;
+
+/**
+ * The sockets at which a plugin listens when it does as it is told. The usual one is of no use when the file names one
+ * for each part.
+ */
+export function supervisedSockets(
+  supervision: Supervision,
+): readonly { readonly name: SupervisedSocketName; readonly role?: PluginRole }[] {
+  const { kind, env, part } = supervision;
+  const words = [...(kind === 'process' ? supervision.command : supervision.args), ...Object.values(env)];
+  const says = (word: string): boolean => words.some((one) => one.includes(word));
+  const named = (['controller', 'node'] as const).filter((role) => says(`{${role}-endpoint}`));
+  const usual = named.length < 2 || says('{endpoint}');
+  return [
+    ...(usual ? [{ name: 'csi' as const, ...(part === undefined ? {} : { role: part }) }] : []),
+    ...named.map((role) => ({ name: role, role })),
+  ];
 }
 
 const OURS: ReadonlySet<string> = new Set(['CSI_ENDPOINT', 'NODE_ID']);
 
 function baseOf(file: SupervisionFile): SupervisionBase {
-  const { env = {}, 'node-id': nodeId, 'grace-seconds': graceSeconds = DEFAULT_GRACE_SECONDS } = file;
+  const { env = {}, 'node-id': nodeId, 'grace-seconds': graceSeconds = DEFAULT_GRACE_SECONDS, part } = file;
   for (const [key, value] of Object.entries(env)) {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key)) throw invalid('env', `${JSON.stringify(key)} is no name of a variable`);
     if (OURS.has(key)) throw invalid('env', `${key} is set by Berth${key === 'NODE_ID' ? '; see node-id' : ''}`);
@@ -126,7 +162,12 @@ function baseOf(file: SupervisionFile): SupervisionBase {
     if (nodeId === '') throw invalid('node-id', 'is empty');
     checkText('node-id', nodeId, LIMITS.nodeId);
   }
-  return { env, ...(nodeId === undefined ? {} : { nodeId }), graceSeconds };
+  return {
+    env,
+    ...(nodeId === undefined ? {} : { nodeId }),
+    graceSeconds,
+    ...(part === undefined ? {} : { part }),
+  };
 }
 
 const MODES: ReadonlyMap<string, Pick<HostMount, 'readOnly' | 'propagation'>> = new Map([
@@ -176,12 +217,24 @@ function checkWord(field: string, word: string): void {
 export interface PluginPlace {
   /** "unix:///run/berth/plugins/some/csi.sock" */
   readonly endpoint: string;
+  readonly controllerEndpoint: string;
+  readonly nodeEndpoint: string;
   readonly nodeId: string;
 }
 
-/** A word with `{endpoint}` and `{node-id}` replaced; other braces stay as they are. */
-export function filledIn(word: string, { endpoint, nodeId }: PluginPlace): string {
-  return word.replace(/\{(endpoint|node-id)\}/g, (_, key) => (key === 'endpoint' ? endpoint : nodeId));
+const WORDS: Readonly<Record<string, keyof PluginPlace>> = {
+  endpoint: 'endpoint',
+  'controller-endpoint': 'controllerEndpoint',
+  'node-endpoint': 'nodeEndpoint',
+  'node-id': 'nodeId',
+};
+
+/** A word with what is in braces replaced; other braces stay as they are. */
+export function filledIn(word: string, place: PluginPlace): string {
+  return word.replace(/\{(endpoint|controller-endpoint|node-endpoint|node-id)\}/g, (whole, key: string) => {
+    const field = WORDS[key];
+    return field === undefined ? whole : place[field];
+  });
 }
 
 /** What a plugin is told in its environment. */

@@ -7,7 +7,7 @@
  */
 import { basename } from 'node:path';
 import type { Logger } from 'pino';
-import { RuntimeError } from '../errors.ts';
+import { invalid, RuntimeError } from '../errors.ts';
 import type { LogOptions } from '../runtime/launcher.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';
@@ -15,11 +15,11 @@ import { type Containers, PluginContainers } from './plugin-container.ts';
 import type { PluginDropIn, PluginDropIns } from './plugin-drop-ins.ts';
 import type { PluginPlaces } from './plugin-places.ts';
 import { PluginProcesses } from './plugin-process.ts';
-import type { PluginRegistration } from './plugin-registration.ts';
+import type { PluginRegistration, PluginSocket } from './plugin-registration.ts';
 import type { PluginRegistry } from './plugin-registry.ts';
 import type { PluginRunner } from './plugin-run.ts';
 import type { PluginSummary } from './plugin-summary.ts';
-import type { PluginPlace, Supervision } from './plugin-supervision.ts';
+import type { PluginPlace, SupervisedSocketName, Supervision } from './plugin-supervision.ts';
 import type { SharedDirectory } from './shared-mount.ts';
 import { RESTART_PAUSES, type RestartPauses, SupervisedPlugin } from './supervised-plugin.ts';
 import type { SupervisedRecord } from './supervised-record.ts';
@@ -106,7 +106,7 @@ export class SupervisedPlugins {
       if (dropIn.supervision === undefined) continue;
       const name = basename(dropIn.file, '.toml');
       try {
-        this.#places.check(name);
+        this.#places.check(name, dropIn.supervision);
         wanted.set(name, dropIn);
       } catch (error) {
         const key = `supervised:${dropIn.file}`;
@@ -134,25 +134,28 @@ export class SupervisedPlugins {
   /** A row of the registry with what is known here about it. */
   viewOf(summary: PluginSummary): PluginView {
     const files = summary.registrations.filter(({ source }) => source === 'berthd').map(({ origin }) => origin);
-    const plugin = [...this.#plugins.values()].find(({ record }) => files.includes(record.file));
-    if (plugin === undefined) return summary;
-    return viewOf(summary, plugin, this.#kept.get(plugin.record.name));
+    const plugins = [...this.#plugins.values()].filter(({ record }) => files.includes(record.file));
+    return viewOf(summary, plugins, this.#kept);
   }
 
-  /** The socket of the plugin of a drop-in file, by the file's name without ".toml"; undefined when there is none. */
+  /** A socket of the plugin of a drop-in file, by the file's name without ".toml"; undefined when there is none. */
   socketOf(name: string): string | undefined {
-    return this.#plugins.has(name) ? this.#places.socketPath(name) : undefined;
+    const plugin = this.#plugins.get(name);
+    return plugin && this.#places.sockets(name, plugin.record.supervision)[0]?.path;
   }
 
   /**
    * What a plugin wrote, by the name it gives itself or that of its file without ".toml".
-   * @throws {RuntimeError} NOT_FOUND when Berth runs no such plugin
+   * @throws {RuntimeError} NOT_FOUND when Berth runs no such plugin, INVALID_ARGUMENT when it runs in several processes
    */
   logs(ref: string, options: LogOptions, signal: AbortSignal): AsyncIterable<Uint8Array> {
     const all = [...this.#plugins.values()].map(({ record }) => record);
-    const found =
-      all.find(({ name }) => name === ref) ??
-      all.find(({ pluginName, wantedName }) => pluginName === ref || wantedName === ref);
+    const named = all.filter(({ pluginName, wantedName }) => pluginName === ref || wantedName === ref);
+    const found = all.find(({ name }) => name === ref) ?? named[0];
+    if (found?.name !== ref && named.length > 1) {
+      const parts = named.map(({ name }) => name).sort();
+      throw invalid('name', `${ref} runs in several processes, each with its own log: name one of ${parts.join(', ')}`);
+    }
     if (found !== undefined) return this.#runnerOf(found).logs(found, options, signal);
     const names = all.map(({ name }) => name).sort();
     const known = names.length === 0 ? 'it starts none' : `it starts ${names.join(', ')}`;
@@ -234,14 +237,14 @@ export class SupervisedPlugins {
     store.write(name, record, 'process');
     registry.unreport(`supervised:${name}`);
     this.#places.make(name);
-    registry.register(registrationOf(record, this.#places.socketPath(name)));
+    registry.register(registrationOf(record, this.#places.sockets(name, record.supervision)));
     const plugin = new SupervisedPlugin({
       record,
       store,
       runner: this.#runnerOf(record),
       bootId,
       pauses,
-      makeRoom: () => this.#places.removeSocket(name),
+      makeRoom: () => this.#places.removeSockets(name),
       log,
     });
     this.#plugins.set(name, plugin);
@@ -313,7 +316,9 @@ export class SupervisedPlugins {
   }
 
   #placeOf({ name, supervision }: SupervisedRecord): PluginPlace {
-    return { endpoint: `unix://${this.#places.socketPath(name)}`, nodeId: supervision.nodeId ?? this.#options.nodeId };
+    const at = (socket: SupervisedSocketName): string => `unix://${this.#places.socketPath(name, socket)}`;
+    const nodeId = supervision.nodeId ?? this.#options.nodeId;
+    return { endpoint: at('csi'), controllerEndpoint: at('controller'), nodeEndpoint: at('node'), nodeId };
   }
 }
 
@@ -321,7 +326,10 @@ function keyOf(name: string): string {
   return `berthd:${name}`;
 }
 
-function registrationOf({ name, file, wantedName }: SupervisedRecord, path: string): PluginRegistration {
+function registrationOf(
+  { name, file, wantedName }: SupervisedRecord,
+  sockets: readonly PluginSocket[],
+): PluginRegistration {
   const wanted = wantedName === undefined ? {} : { name: wantedName };
-  return { key: keyOf(name), source: 'berthd', origin: file, ...wanted, sockets: [{ path }] };
+  return { key: keyOf(name), source: 'berthd', origin: file, ...wanted, sockets };
 }

@@ -53,6 +53,7 @@ const base = {
   env: z.record(z.string(), z.string()),
   nodeId: z.string().optional(),
   graceSeconds: z.number().min(0),
+  part: z.enum(['controller', 'node']).optional(),
 };
 
 const supervisionSchema = z.discriminatedUnion('kind', [

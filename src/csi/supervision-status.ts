@@ -22,14 +22,31 @@ export interface SupervisionStatus {
 
 /** A plugin as lists show it, with how Berth runs it where it does. */
 export interface PluginView extends PluginSummary {
+  /** Of several processes, the one that needs a look most. */
   readonly supervision?: SupervisionStatus;
+  /** All that Berth runs of it, by name; one, unless its parts are started by files of their own. */
+  readonly processes: readonly SupervisionStatus[];
 }
 
-/** The registry's row with what is known of the process or container. */
-export function viewOf(summary: PluginSummary, plugin: SupervisedPlugin, kept: string | undefined): PluginView {
-  const supervision = statusOf(plugin, kept);
+/**
+ * The registry's row with what is known of the processes or containers.
+ * @param kept why plugins are kept that should go, by the names of their files
+ */
+export function viewOf(
+  summary: PluginSummary,
+  plugins: readonly SupervisedPlugin[],
+  kept: ReadonlyMap<string, string>,
+): PluginView {
+  const processes = plugins
+    .map((plugin) => statusOf(plugin, kept.get(plugin.record.name)))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
+  const supervision =
+    processes.find(({ state }) => state !== 'running') ??
+    processes.find((one) => one.kept !== undefined) ??
+    processes[0];
+  if (supervision === undefined) return { ...summary, processes };
   const reason = reasonOf(summary, supervision);
-  return { ...summary, ...(reason === undefined ? {} : { reason }), supervision };
+  return { ...summary, ...(reason === undefined ? {} : { reason }), supervision, processes };
 }
 
 function statusOf(plugin: SupervisedPlugin, kept: string | undefined): SupervisionStatus {

@@ -212,7 +212,7 @@ export class FakeBackends {
           },
         },
         supervised: {
-          viewOf: (row) => row,
+          viewOf: (row) => ({ ...row, processes: [] }),
           socketOf: () => undefined,
           async *logs(ref) {
             yield Buffer.from(`${ref} said so\n`);

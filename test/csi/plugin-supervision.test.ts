@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { parsePluginDropIn } from '../../src/csi/plugin-drop-ins.ts';
-import { filledIn } from '../../src/csi/plugin-supervision.ts';
+import { filledIn, supervisedSockets } from '../../src/csi/plugin-supervision.ts';
 import { RuntimeError } from '../../src/errors.ts';
 
 const FILE = '/etc/berth/csi.d/some.toml';
@@ -42,6 +42,29 @@ describe('parsePluginDropIn of a plugin that Berth starts', () => {
     });
   });
 
+  const sockets: readonly (readonly [title: string, text: string, names: string])[] = [
+    ['one for all parts', 'command = ["/bin/x"]', 'csi:'],
+    ['one for one part', 'name = "a.b"\npart = "node"\ncommand = ["/bin/x"]', 'csi:node'],
+    [
+      'one for each part',
+      'command = ["/bin/x", "{controller-endpoint}"]\nenv = { N = "{node-endpoint}" }',
+      'controller:controller node:node',
+    ],
+    [
+      'one for the controller beside the usual one',
+      'image = "a"\nargs = ["{controller-endpoint}"]',
+      'csi: controller:controller',
+    ],
+  ];
+  for (const [title, text, names] of sockets) {
+    test(`gives it ${title}`, () => {
+      const { supervision } = parsePluginDropIn(FILE, text);
+      assert.ok(supervision);
+      const all = supervisedSockets(supervision).map(({ name, role = '' }) => `${name}:${role}`);
+      assert.equal(all.join(' '), names);
+    });
+  }
+
   const bad: readonly (readonly [title: string, text: string, reason: RegExp])[] = [
     ['has no program', 'command = []', /^command: /],
     ['has a relative program', 'command = ["bin/x"]', /^command: "bin\/x" must be an absolute path/],
@@ -76,6 +99,14 @@ describe('parsePluginDropIn of a plugin that Berth starts', () => {
     ],
     ['mounts two places at one', 'image = "a"\nmounts = ["/a:/b", "/c:/b"]', /^mounts: \/b is named twice/],
     ['mounts over /dev', 'image = "a"\nmounts = ["/a:/dev"]', /^mounts: \/dev is made by Berth/],
+    ['has an unknown part', 'name = "a.b"\ncommand = ["/bin/x"]\npart = "both"', /^part: /],
+    ['has a part without a name', 'command = ["/bin/x"]\npart = "node"', /^part: .* say name/],
+    ['has a part for sockets of its own', 'socket = "/a"\npart = "node"', /^part: is for plugins that Berth starts/],
+    [
+      'has a part and a socket for each part',
+      'name = "a.b"\npart = "node"\ncommand = ["/bin/x", "{node-endpoint}", "{controller-endpoint}"]',
+      /^part: .* one socket/,
+    ],
     ['has a negative grace period', 'command = ["/bin/x"]\ngrace-seconds = -1', /^grace-seconds: /],
   ];
   for (const [title, text, reason] of bad) {
@@ -89,9 +120,11 @@ describe('parsePluginDropIn of a plugin that Berth starts', () => {
 });
 
 test('words of a command are filled in, other braces stay', () => {
-  const place = { endpoint: 'unix:///run/a', nodeId: '{endpoint}' };
+  const parts = { controllerEndpoint: 'unix:///run/c', nodeEndpoint: 'unix:///run/n' };
+  const place = { endpoint: 'unix:///run/a', nodeId: '{endpoint}', ...parts };
   assert.equal(
     filledIn('--e={endpoint}/{endpoint} {node-id} {x}', place),
     '--e=unix:///run/a/unix:///run/a {endpoint} {x}',
   );
+  assert.equal(filledIn('{controller-endpoint} {node-endpoint}', place), 'unix:///run/c unix:///run/n');
 });

@@ -34,6 +34,12 @@ export interface Row {
     readonly nextStartAt: string | null;
     readonly kept: string | null;
   } | null;
+  readonly processes: readonly { readonly name: string; readonly pid: number | null }[];
+  readonly sockets: readonly {
+    readonly path: string;
+    readonly role: string | null;
+    readonly serves: readonly string[];
+  }[];
 }
 
 export async function rows(daemon: Daemon): Promise<Row[]> {

@@ -2,10 +2,21 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { signalProcess } from '../../src/process-identity.ts';
 import { startDaemon } from '../support/daemon.ts';
 import { needs } from '../support/needs.ts';
-import { driverCommand, dropIn, identityOf, isAlive, processesAt, rows, until, untilRow } from './supervised-host.ts';
+import {
+  driverCommand,
+  dropIn,
+  identityOf,
+  isAlive,
+  processesAt,
+  type Row,
+  rows,
+  until,
+  untilRow,
+} from './supervised-host.ts';
 
 const DRIVER = 'local.csi.berth';
 
@@ -161,5 +172,50 @@ test('plugins that the daemon runs as processes', async (t) => {
     await daemon.start();
     assert.deepEqual(identityOf(await untilRow(daemon, isReady)), plugin);
     assert.equal(readFileSync(`/proc/${plugin.pid}/comm`, 'utf8').length > 0, true);
+  });
+
+  await t.test('may be one process for each part, or one process with a socket for each', async (st) => {
+    const name = 'parts.csi.example';
+    const program = fileURLToPath(new URL('./plugin-parts-process.ts', import.meta.url));
+    const command = (...words: string[]): string =>
+      `name = "${name}"\ncommand = ${JSON.stringify([process.execPath, program, name, ...words])}\n`;
+    const whole = (row: Row): boolean => row.name === name && row.state === 'ready';
+    // Both programs serve everything: what each is used for is the file's word.
+    const controller = dropIn(st, daemon, 'ctl', `${command('both={endpoint}')}part = "controller"\n`);
+    const node = dropIn(st, daemon, 'nod', `${command('both={endpoint}')}part = "node"\n`);
+    const row = await untilRow(daemon, whole);
+    const served = ({ sockets }: Row): unknown => sockets.map(({ role, serves }) => [role, serves]).sort();
+    assert.deepEqual(served(row), [
+      ['controller', ['controller']],
+      ['node', ['node']],
+    ]);
+    assert.deepEqual(
+      row.processes.map((one) => one.name),
+      ['ctl', 'nod'],
+    );
+    const several = await daemon.cli(['csi', 'logs', name]);
+    assert.match(several.stderr, /runs in several processes, each with its own log: name one of ctl, nod/);
+    assert.equal(await daemon.ok(['csi', 'logs', 'nod']), 'both listens');
+    await daemon.restart('SIGKILL');
+    const found = await untilRow(daemon, whole);
+    assert.deepEqual(
+      found.processes,
+      row.processes.map((one) => ({ ...one, ...found.processes.find((same) => same.pid === one.pid) })),
+    );
+    // The death of one part is told with its name, and ends no other.
+    const [ctl, nod] = found.processes;
+    process.kill(ctl?.pid ?? 0, 'SIGKILL');
+    const again = await untilRow(daemon, (one) => whole(one) && one.processes[0]?.pid !== ctl?.pid);
+    assert.equal(again.processes[1]?.pid, nod?.pid);
+    controller.remove();
+    node.remove();
+    await until(async () => (await rows(daemon)).length === 0);
+    dropIn(st, daemon, 'one', command('controller={controller-endpoint}', 'node={node-endpoint}'));
+    const one = await untilRow(daemon, whole);
+    assert.deepEqual(served(one), served(row));
+    assert.deepEqual(one.sockets.map(({ path }) => path).sort(), [
+      `${daemon.run}/plugins/one/controller.sock`,
+      `${daemon.run}/plugins/one/node.sock`,
+    ]);
   });
 });
