@@ -19,15 +19,21 @@ import type { ResultCache } from './result-cache.ts';
 /** Pauses before ADD is tried again when a plugin asks for it (code 11). */
 const TRY_AGAIN_DELAYS_MS = [200, 1000, 3000] as const;
 
-/**
- * What is left to do when the DEL of an attachment has succeeded; undefined when nothing is. Asked before DEL, while it
- * can still be seen what the plugins will find; `alive` says that the namespace is there. What fails makes the DEL due again.
- */
-export type FinishDel = (
-  id: ContainerId,
-  entry: RecordedAttachment,
-  alive: boolean,
-) => ((signal: AbortSignal) => Promise<void>) | undefined;
+/** What is done on the host beside what plugins do. */
+export interface HostSide {
+  /** Before an ADD: what plugins leave to chance. Idempotent. */
+  prepareAdd(entry: RecordedAttachment, signal: AbortSignal): Promise<void>;
+  /**
+   * What is left to do when the DEL of an attachment has succeeded; undefined when nothing is. Asked before DEL, while
+   * it can still be seen what the plugins will find; `alive` says that the namespace is there. What fails makes the DEL
+   * due again.
+   */
+  finishDel(
+    id: ContainerId,
+    entry: RecordedAttachment,
+    alive: boolean,
+  ): ((signal: AbortSignal) => Promise<void>) | undefined;
+}
 
 export interface AttacherOptions {
   readonly cni: CniRuntime;
@@ -36,7 +42,7 @@ export interface AttacherOptions {
   /** Where results are written for others. */
   readonly cache?: ResultCache | undefined;
   /** Nothing unless given. */
-  readonly finishDel?: FinishDel | undefined;
+  readonly hostSide?: HostSide | undefined;
   readonly log: Logger;
 }
 
@@ -46,7 +52,7 @@ export class Attacher {
   readonly #store: Store<NetworkRecord>;
   readonly #namespaces: NetworkNamespaces;
   readonly #cache: ResultCache | undefined;
-  readonly #finishDel: FinishDel | undefined;
+  readonly #hostSide: HostSide | undefined;
   readonly #bootId: string = readBootId();
   readonly #log: Logger;
 
@@ -55,7 +61,7 @@ export class Attacher {
     this.#store = options.store;
     this.#namespaces = options.namespaces;
     this.#cache = options.cache;
-    this.#finishDel = options.finishDel;
+    this.#hostSide = options.hostSide;
     this.#log = options.log;
   }
 
@@ -63,6 +69,7 @@ export class Attacher {
   async attach(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<void> {
     const startedMs = performance.now();
     this.#amend(id, entry, { state: 'adding' });
+    await this.#hostSide?.prepareAdd(entry, signal);
     const result = await this.#add(id, entry, signal);
     this.#amend(id, entry, { state: 'added', result });
     this.#tellOthers(id, entry, result);
@@ -81,7 +88,7 @@ export class Attacher {
       const startedMs = performance.now();
       this.#amend(id, entry, { state: 'deleting' });
       const alive = record.bootId === this.#bootId && this.#namespaces.exists(id);
-      const finish = this.#finishDel?.(id, entry, alive);
+      const finish = this.#hostSide?.finishDel(id, entry, alive);
       await this.#cni.del(attachmentOf(id, entry, alive ? record.netnsPath : ''), entry.result, signal);
       await finish?.(signal);
       this.#cache?.remove({ ...entry, containerId: id });
@@ -119,9 +126,13 @@ export class Attacher {
     }
   }
 
-  /** ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). */
+  /**
+   * ADD, and again where a plugin asks for that: between two of them comes a DEL (CNI 1.1.0 §2 "ADD"). None begins
+   * when the time for one ADD is over.
+   */
   async #add(id: ContainerId, entry: RecordedAttachment, signal: AbortSignal): Promise<CniResult> {
     const attachment = attachmentOf(id, entry, this.record(id).netnsPath);
+    const startedMs = performance.now();
     let reached: CniResult | undefined;
     const onProgress = (result: CniResult | undefined): void => {
       reached = result;
@@ -132,6 +143,7 @@ export class Attacher {
         return await this.#cni.add(attachment, onProgress, signal);
       } catch (error) {
         if (!(error instanceof CniError) || error.cniCode !== CODE_TRY_AGAIN) throw error;
+        if (performance.now() - startedMs + delayMs > this.#cni.deadlinesMs.ADD) throw error;
         this.#log.warn({ err: error, containerId: id, delayMs }, 'network is busy, trying again');
         await this.#cni.del(attachment, reached, signal);
         onProgress(undefined);

@@ -57,14 +57,14 @@ export interface CniRuntimeOptions {
 export class CniRuntime {
   readonly #plugins: PluginPath;
   readonly #exec: ExecPlugin;
-  readonly #deadlinesMs: CniDeadlines;
+  readonly deadlinesMs: CniDeadlines;
   readonly #gate: NetworkGate;
   readonly #log: Logger;
 
   constructor(options: CniRuntimeOptions) {
     this.#plugins = options.plugins;
     this.#exec = options.exec ?? execPlugin;
-    this.#deadlinesMs = { ...CNI_DEADLINES_MS, ...options.deadlinesMs };
+    this.deadlinesMs = { ...CNI_DEADLINES_MS, ...options.deadlinesMs };
     this.#gate = options.gate ?? new NetworkGate();
     this.#log = options.log.child({ component: 'cni' });
   }
@@ -218,7 +218,7 @@ export class CniRuntime {
   }
 
   #bounded(command: CniCommand, signal: AbortSignal): AbortSignal {
-    return AbortSignal.any([signal, AbortSignal.timeout(this.#deadlinesMs[command])]);
+    return AbortSignal.any([signal, AbortSignal.timeout(this.deadlinesMs[command])]);
   }
 
   #run(

@@ -15,7 +15,7 @@ import type { RunProgram } from '../run-program.ts';
 import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { NetworkStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
-import { Attacher, type FinishDel } from './attacher.ts';
+import { Attacher, type HostSide } from './attacher.ts';
 import { type AttachmentCheck, checkAttachments } from './attachment-check.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { type ConnectOptions, planConnection, verifyConnection } from './connection-plan.ts';
@@ -41,8 +41,8 @@ export interface LiveNetworksOptions {
   readonly cgroupPath?: (id: ContainerId) => string;
   /** Where results are written for other programs. */
   readonly cache?: ResultCache | undefined;
-  /** What is left to do after a DEL; nothing unless given. */
-  readonly finishDel?: FinishDel | undefined;
+  /** What is done beside what plugins do; nothing unless given. */
+  readonly hostSide?: HostSide | undefined;
   readonly log: Logger;
 }
 
@@ -59,11 +59,11 @@ export class LiveNetworks {
 
   constructor(options: LiveNetworksOptions) {
     this.#options = options;
-    const { cni, store, cache, finishDel, runDir, run } = options;
+    const { cni, store, cache, hostSide, runDir, run } = options;
     this.#namespaces = new NetworkNamespaces(join(runDir, 'netns'), { run });
     const log = options.log.child({ component: 'network' });
     this.#names = new NetworkNames({ store, files: new ContainerFiles(join(runDir, 'files')), log });
-    this.#attacher = new Attacher({ cni, store, cache, finishDel, namespaces: this.#namespaces, log });
+    this.#attacher = new Attacher({ cni, store, cache, hostSide, namespaces: this.#namespaces, log });
     this.#later = new SettleLater({ settle: (id, signal) => this.settle(id, signal), log });
   }
 

@@ -82,14 +82,7 @@ export class NetworkConfigs {
     const entries = this.#entries();
     const entry = entries.find((other) => other.network?.name === name && other.state !== 'shadowed');
     if (entry?.network === undefined) {
-      const names = entries.flatMap((other) => (other.state === 'ready' ? [other.network?.name] : []));
-      const bad = entries.filter((other) => other.state === 'invalid').map((other) => other.file);
-      throw new RuntimeError(
-        'NOT_FOUND',
-        `network: ${JSON.stringify(name)} is unknown; known are: ${names.join(', ') || 'none'}${
-          bad.length === 0 ? '' : `; unreadable: ${bad.join(', ')}`
-        }`,
-      );
+      throw unknown(name, entries);
     }
     if (entry.state !== 'ready') {
       throw new RuntimeError('FAILED_PRECONDITION', `network: ${name} (${entry.file}) cannot be used: ${entry.reason}`);
@@ -103,7 +96,7 @@ export class NetworkConfigs {
     const first = entries.find((entry) => entry.state === 'ready');
     const entry = entries.find((other) => other.network?.name === name && other.state !== 'shadowed');
     if (entry?.network === undefined) {
-      throw new RuntimeError('NOT_FOUND', `network: ${JSON.stringify(name)} is unknown`);
+      throw unknown(name, entries);
     }
     return { summary: summary(entry, entry === first), config: entry.network };
   }
@@ -158,6 +151,17 @@ export class NetworkConfigs {
   #files(): ConfigFile[] {
     return this.#confDirs.flatMap((dir) => configFiles(dir, this.#log));
   }
+}
+
+function unknown(name: string, entries: readonly ConfigEntry[]): RuntimeError {
+  const names = entries.flatMap((other) => (other.state === 'ready' ? [other.network?.name] : []));
+  const bad = entries.filter((other) => other.state === 'invalid').map((other) => other.file);
+  return new RuntimeError(
+    'NOT_FOUND',
+    `network: ${JSON.stringify(name)} is unknown; known are: ${names.join(', ') || 'none'}${
+      bad.length === 0 ? '' : `; unreadable: ${bad.join(', ')}`
+    }`,
+  );
 }
 
 interface ConfigFile {

@@ -20,7 +20,7 @@ import type { ContainerId, ContainerRecord } from '../runtime/container.ts';
 import type { Contribution, Isolator, IsolatorStatus } from '../runtime/isolator.ts';
 import type { Store } from '../store.ts';
 import type { PerformSystemCall } from '../system-calls.ts';
-import { Attacher, type FinishDel } from './attacher.ts';
+import { Attacher, type HostSide } from './attacher.ts';
 import { BackgroundWork } from './background-work.ts';
 import type { CniRuntime } from './cni-runtime.ts';
 import { hostnameOf, initialTexts, namesOf } from './container-file-texts.ts';
@@ -42,8 +42,8 @@ export interface NetworkIsolatorOptions {
   readonly runDir: string;
   /** Where results are written for other programs. */
   readonly cache?: ResultCache | undefined;
-  /** What is left to do after a DEL; nothing unless given. */
-  readonly finishDel?: FinishDel | undefined;
+  /** What is done beside what plugins do; nothing unless given. */
+  readonly hostSide?: HostSide | undefined;
   readonly log: Logger;
   /** Who starts the programs that make namespaces; this process unless given. */
   readonly run?: RunProgram;
@@ -93,9 +93,9 @@ export class NetworkIsolator implements Isolator {
     this.#cgroupPath = options.cgroupPath ?? (() => undefined);
     this.#bootId = readBootId();
     this.#log = options.log.child({ component: 'network' });
-    const { cni, store, cache, finishDel } = options;
+    const { cni, store, cache, hostSide } = options;
     this.#names = new NetworkNames({ store, files: this.#files, log: this.#log });
-    this.#attacher = new Attacher({ cni, store, cache, finishDel, namespaces: this.#namespaces, log: this.#log });
+    this.#attacher = new Attacher({ cni, store, cache, hostSide, namespaces: this.#namespaces, log: this.#log });
   }
 
   validate(container: ContainerRecord): void {

@@ -5,7 +5,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { FinishDel } from '../cni/attacher.ts';
+import type { HostSide } from '../cni/attacher.ts';
 import type { RunProgram } from '../run-program.ts';
 import { hostEnds } from './host-links.ts';
 import { ownChainName, readHostRules, removeRules } from './host-rules.ts';
@@ -15,7 +15,7 @@ import { nftMark, readNftMasquerade, removeNftRules } from './nft-masquerade.ts'
 const NET = '/sys/class/net';
 
 /** What is to be done after a DEL, decided before it: nothing as long as the plugins have what they need. */
-export function finishDel(run: RunProgram): FinishDel {
+export function finishDel(run: RunProgram): HostSide['finishDel'] {
   return (containerId, { network, interfaceName, result }, alive) => {
     if (masqueradeBackend(network) === undefined) return undefined;
     const whole = alive && hostEnds(result).every((end) => existsSync(join(NET, end)));

@@ -85,7 +85,8 @@ export function designNetwork(request: NetworkRequest, around: Surroundings): Js
 /** @throws {RuntimeError} INVALID_ARGUMENT unless it is a plain name */
 export function checkNetworkName(name: string): void {
   if (!CNI_NAME.test(name)) throw invalid('name', `${quoted(name)} must match ${CNI_NAME.source}`);
-  if (RESERVED.has(name)) throw invalid('name', `"${name}" means something else`);
+  if (RESERVED.has(name))
+    throw invalid('name', `"${name}" means something else: --network ${name} asks for no network of this kind`);
 }
 
 function checked(request: NetworkRequest): Design {

@@ -1,6 +1,6 @@
 /** Everything that people do to networks beside launching containers, put together in one place. No logic of its own. */
 import type { Logger } from 'pino';
-import type { FinishDel } from '../cni/attacher.ts';
+import type { HostSide } from '../cni/attacher.ts';
 import type { CniRuntime } from '../cni/cni-runtime.ts';
 import type { ContainerLanes } from '../cni/container-lanes.ts';
 import { LiveNetworks } from '../cni/live-networks.ts';
@@ -28,8 +28,8 @@ export interface NetworkOperationsOptions {
   readonly ipam: Pick<Ipam, 'list' | 'release'>;
   readonly store: Store<NetworkRecord>;
   readonly cache: ResultCache | undefined;
-  /** What is left to do after a DEL. */
-  readonly finishDel: FinishDel;
+  /** What is done on the host beside what plugins do. */
+  readonly hostSide: HostSide;
   readonly lanes: ContainerLanes;
   /** Ids for which something is held though their run is over. */
   readonly stale: () => ReadonlySet<ContainerId>;

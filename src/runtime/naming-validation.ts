@@ -43,10 +43,18 @@ function checkExtraHosts({ extraHosts }: Naming, network: ContainerSpec['network
   }
 }
 
+/** What a word is not, by its field. */
+const WORDS: Readonly<Record<string, string>> = {
+  dns: 'no IP address of a name server',
+  'dns-search': 'no domain such as "lan.example"',
+  'dns-option': 'no resolver option such as "ndots:2"',
+  'network-alias': 'no name of a host: use letters, digits, "-", "_" and "."',
+};
+
 function checkWords(field: string, words: readonly string[], most: number, fits: (word: string) => boolean): void {
   if (words.length > most) throw invalid(field, `${words.length} of them, at most ${most} are used`);
   const bad = words.find((word) => !fits(word));
-  if (bad !== undefined) throw invalid(field, `${quoted(bad)} is not allowed`);
+  if (bad !== undefined) throw invalid(field, `${quoted(bad)} is ${WORDS[field] ?? 'not allowed'}`);
 }
 
 /** The text as JSON, cut short: safe for logs and terminals. */

@@ -129,6 +129,18 @@ test('network create and rm', { timeout: 120_000 }, async (t) => {
     assert.match(shown, /^1300$/m);
     const closed = await network(daemon, 'closed');
     assert.equal(await ip('-4', '-o', 'addr', 'show', bridgeOf(closed)), '', 'the host is not in it');
+    // The next port may have a lower hardware address: it does not become the bridge's, which CHECK compares.
+    const hardware = (name: string): string =>
+      readFileSync(`/sys/class/net/${bridgeOf(closed)}/${name}`, 'utf8').trim();
+    assert.equal(hardware('addr_assign_type'), '3', 'it was set');
+    const before = hardware('address');
+    for (const name of ['one', 'two']) {
+      await daemon.ok(['create', '--name', name, '--network', 'closed', IMAGE, '--', 'sleep', '1000']);
+      await daemon.ok(['start', name]);
+    }
+    assert.equal(hardware('address'), before);
+    await daemon.ok(['network', 'check', 'one']);
+    await daemon.ok(['rm', '-f', 'one', 'two']);
     await daemon.ok(['network', 'rm', 'closed']);
   });
 
