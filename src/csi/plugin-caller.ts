@@ -83,6 +83,8 @@ const QUESTION_MS = 1000;
 
 /** Going down is tried again later anyway: an absent plugin must not hold up a start of the daemon for long. */
 const DOWNWARD_PLUGIN_MS = 2000;
+/** One that ended no longer ago is on its way back, and is waited for as for any other call. */
+const RETURN_MS = 10_000;
 
 export class PluginCaller {
   readonly #options: PluginCallerOptions;
@@ -113,12 +115,11 @@ export class PluginCaller {
   ): Promise<Response<R>> {
     const { log, deadlines } = this.#options;
     const { name, driver } = subject;
-    const patienceMs = isDownward(rpc) ? DOWNWARD_PLUGIN_MS : Number.POSITIVE_INFINITY;
     let unheard = false;
     const attempt = withRetries(
       async () => {
         await this.#quiet(name, signal);
-        const plugin = await this.plugin(driver, signal, patienceMs);
+        const plugin = await this.plugin(driver, signal, this.#patienceMs(driver, rpc));
         const sent = { name, plugin: driver, rpc, isQuestion: false };
         const full = await this.#withSecrets(subject, rpc, request, signal);
         if (signal.aborted) throw cutShort(driver, rpc, signal);
@@ -144,6 +145,12 @@ export class PluginCaller {
     return attempt.catch((error: unknown) => {
       throw unheard && error instanceof CsiError ? error.repeated() : error;
     });
+  }
+
+  /** Longest wait for a plugin that is away. */
+  #patienceMs(driver: string, rpc: Rpc): number {
+    const isShort = isDownward(rpc) && !this.#options.registry.wasLostWithin(driver, RETURN_MS);
+    return isShort ? DOWNWARD_PLUGIN_MS : Number.POSITIVE_INFINITY;
   }
 
   /**

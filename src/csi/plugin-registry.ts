@@ -45,6 +45,8 @@ export class PluginRegistry {
   readonly #changes = new ChangeSignal();
   readonly #listeners = new Set<(plugin: string) => void>();
   readonly #ready = new Set<PluginConnection>();
+  /** When a plugin that was ready, or a part of it, was lost last, by this process's clock. */
+  readonly #lostMs = new Map<string, number>();
   /** What the directory registered: key to identity. */
   #found: ReadonlyMap<string, string> = new Map();
 
@@ -192,6 +194,11 @@ export class PluginRegistry {
     throw new RuntimeError('UNAVAILABLE', this.#absence(name).message, { cause: signal.reason });
   }
 
+  /** True for a plugin that was lost a moment ago: whoever runs it is likely to start it again. */
+  wasLostWithin(name: string, ms: number): boolean {
+    return performance.now() - (this.#lostMs.get(name) ?? Number.NEGATIVE_INFINITY) < ms;
+  }
+
   /** Calls back with the name each time a plugin, or a part of it, becomes ready. Returns what ends it. */
   onReady(listener: (plugin: string) => void): () => void {
     this.#listeners.add(listener);
@@ -270,8 +277,11 @@ export class PluginRegistry {
   }
 
   #changed(connection: PluginConnection | undefined): void {
-    if (connection !== undefined && connection.state !== 'ready' && this.#ready.delete(connection)) {
-      this.#sockets.hurryRefused();
+    for (const one of this.#ready) {
+      if (one.state === 'ready' && !one.closed) continue;
+      this.#ready.delete(one);
+      if (one.met !== undefined) this.#lostMs.set(one.met.name, performance.now());
+      if (one === connection) this.#sockets.hurryRefused();
     }
     this.#changes.notify();
     if (connection?.state !== 'ready') return;

@@ -95,8 +95,11 @@ describe('PluginRegistry', () => {
     const ready: string[] = [];
     registry.onReady((name) => ready.push(name));
     await registry.waitFor('fake.csi.test', soon());
+    assert.equal(registry.wasLostWithin('fake.csi.test', 60_000), false);
     first.stop();
     await until(registry, () => registry.list().every(({ state }) => state !== 'ready'));
+    assert.equal(registry.wasLostWithin('fake.csi.test', 60_000), true);
+    assert.equal(registry.wasLostWithin('fake.csi.test', 0), false);
     await startFakeCsi(t, { ...options, node: ['STAGE_UNSTAGE_VOLUME'] });
     const plugin = await registry.waitFor('fake.csi.test', soon());
     assert.deepEqual([...plugin.capabilities.node], ['STAGE_UNSTAGE_VOLUME']);
