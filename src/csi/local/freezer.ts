@@ -15,7 +15,7 @@ import { RuntimeError, systemCode } from '../../errors.ts';
 import { HOST_ENV, hostCommand } from '../../host-command.ts';
 import { syncDirectory, writeDurably } from './durable-file.ts';
 
-/** Longest time a file system stays frozen. */
+/** Longest time a file system stays frozen, unless the caller says less. */
 export const FROZEN_MS = 60_000;
 /** How long the kernel may take to write out what is dirty before. */
 const FREEZE_MS = 30_000;
@@ -53,13 +53,14 @@ export async function whileFrozen<T>(
   log: Logger,
   targets: readonly Freezable[],
   work: (signal: AbortSignal | undefined) => Promise<T>,
+  frozenMs: number = FROZEN_MS,
 ): Promise<T> {
   if (targets.length === 0) return work(undefined);
   const holds: Hold[] = [];
   try {
     for (const target of targets) {
       await writeDurably(target.marker, target.path);
-      holds.push(new Hold(target));
+      holds.push(new Hold(target, frozenMs));
     }
     await Promise.all(holds.map((hold) => hold.frozen()));
     return await work(AbortSignal.any(holds.map((hold) => hold.lost)));
@@ -110,6 +111,7 @@ async function thaw(path: string): Promise<'thawed' | 'not frozen'> {
 /** One frozen file system: its child, from freeze to thaw. */
 class Hold {
   readonly target: Freezable;
+  readonly #frozenMs: number;
   readonly #child: ChildProcess;
   readonly #said: Promise<string>;
   readonly #ended: Promise<number | null>;
@@ -117,9 +119,10 @@ class Hold {
   #isWanted = true;
   #complaint = '';
 
-  constructor(target: Freezable) {
+  constructor(target: Freezable, frozenMs: number) {
     this.target = target;
-    const seconds = String(FROZEN_MS / 1000);
+    this.#frozenMs = frozenMs;
+    const seconds = String(frozenMs / 1000);
     this.#child = spawn('sh', ['-c', HOLD, 'sh', target.path, seconds], {
       env: HOST_ENV,
       cwd: '/',
@@ -169,7 +172,7 @@ class Hold {
   #reasonOf(code: number | null): RuntimeError {
     const { path, volumeId } = this.target;
     if (code === 3) return new RuntimeError('UNAVAILABLE', `freeze ${path}: ${this.#complaint.trim()}`);
-    const limit = `the file system of volume ${volumeId} did not stay frozen while it was copied, for at most ${FROZEN_MS} ms`;
+    const limit = `the file system of volume ${volumeId} did not stay frozen while it was copied, for at most ${this.#frozenMs} ms`;
     return new RuntimeError(
       'FAILED_PRECONDITION',
       `${limit}: stop the containers that use it, or keep volumes on xfs or btrfs, where a copy takes no time`,

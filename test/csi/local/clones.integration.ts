@@ -1,15 +1,44 @@
 /** Volumes made of snapshots and of other volumes by the embedded driver. */
 import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
 import { readdir, readFile, stat, statfs, writeFile } from 'node:fs/promises';
 import { describe, type TestContext, test } from 'node:test';
+import { identify, signalProcess } from '../../../src/process-identity.ts';
+import { cleanup } from '../../support/cleanup.ts';
 import { missing, needs } from '../../support/needs.ts';
-import { published, snapshotOf, startOnXfs, thawInTheEnd, withdrawn } from './copies.ts';
+import { fillBlocks, published, snapshotOf, startOnXfs, thawInTheEnd, until, withdrawn } from './copies.ts';
 import { blockOf, type Driver, type Message, MIB, mountOf, startDriver } from './driver.ts';
 
 const skip = missing('root', 'mount', 'losetup', 'loop', 'ext4', 'fsfreeze');
 
 const ofSnapshot = (snapshotId: string): Message => ({ volumeContentSource: { snapshot: { snapshotId } } });
 const ofVolume = (volumeId: string): Message => ({ volumeContentSource: { volume: { volumeId } } });
+/** Stops the program that the driver copies with, once setpriv(1) has become it. */
+async function stoppedCopier(t: TestContext, driver: Driver): Promise<number> {
+  const { pid: parent } = driver.process;
+  let copier: number | undefined;
+  await until(() => {
+    const children = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8').split(' ').filter(Boolean);
+    copier = children.map(Number).find((pid) => /^(\S*\/)?cp\0.*--sparse=always/.test(commandOf(pid)));
+    if (copier !== undefined) process.kill(copier, 'SIGSTOP');
+    return copier !== undefined;
+  });
+  assert.ok(copier !== undefined);
+  const identity = identify(copier);
+  cleanup(t, () => {
+    if (identity !== undefined) signalProcess(identity, 'SIGKILL');
+  });
+  return copier;
+}
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
 /** Nothing is said about the size: the copy has its original's. */
 const sizeless = { capacityRange: null };
 
@@ -115,6 +144,43 @@ describe('a copy', { skip }, () => {
       }
     }
     assert.equal((await driver.call('ListVolumes'))['entries'].length, 1);
+  });
+
+  test('that takes long is asked for anew in vain, holds its original, and is made once', async (t) => {
+    const driver = await startDriver(t);
+    const source = await driver.createVolume('v', {
+      capacityRange: { requiredBytes: String(48 * MIB) },
+      volumeCapabilities: [blockOf()],
+    });
+    await fillBlocks(`${driver.dataDir}/volumes/${source}/image`, 48);
+    const wanted = { name: 'copy', ...sizeless, volumeCapabilities: [blockOf()], ...ofVolume(source) };
+    const first = driver.codeOf('CreateVolume', wanted);
+    // Now it takes as long as the test likes.
+    const copier = await stoppedCopier(t, driver);
+    for (const [rpc, request] of [
+      ['CreateVolume', wanted],
+      ['DeleteVolume', { volumeId: source }],
+      ['CreateSnapshot', { name: 's', sourceVolumeId: source }],
+    ] as const) {
+      assert.equal(await driver.codeOf(rpc, request), 'ABORTED', rpc);
+    }
+    // Others are served meanwhile.
+    await driver.createVolume('other');
+    // With the driver goes the copier, although it is stopped; the next call begins anew.
+    await driver.end('SIGKILL');
+    assert.notEqual(await first, 'OK');
+    await until(() => !existsSync(`/proc/${copier}`));
+    await driver.start();
+    assert.deepEqual(await readdir(`${driver.dataDir}/new`), []);
+    const again = driver.createVolume('copy', wanted);
+    process.kill(await stoppedCopier(t, driver), 'SIGCONT');
+    const volumeId = await again;
+    assert.equal(await driver.createVolume('copy', wanted), volumeId);
+    const [copied, original] = await Promise.all(
+      [volumeId, source].map((id) => readFile(`${driver.dataDir}/volumes/${id}/image`)),
+    );
+    assert.ok(copied !== undefined && original !== undefined && copied.equals(original));
+    assert.equal((await driver.call('ListVolumes'))['entries'].length, 3);
   });
 
   test('of a directory is a directory', async (t) => {

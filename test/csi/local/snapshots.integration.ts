@@ -1,8 +1,12 @@
 /** What a snapshot of the embedded driver is: the volume of one moment, on the disk, whatever happens meanwhile. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
+import { pino } from 'pino';
+import { whileFrozen } from '../../../src/csi/local/freezer.ts';
+import { RuntimeError } from '../../../src/errors.ts';
 import { hostCommand } from '../../../src/host-command.ts';
 import type { TestScope } from '../../support/cleanup.ts';
 import { missing, needs } from '../../support/needs.ts';
@@ -183,6 +187,31 @@ describe('snapshots', { skip }, () => {
     assert.equal(existsSync(`${driver.dataDir}/volumes/${request['volumeId']}/frozen`), false);
     const snapshot = await snapshotOf(driver, 's', request['volumeId']);
     assert.equal(await readIn(t, driver, snapshot, 'note'), 'alive');
+    await withdrawn(driver, request);
+  });
+
+  test('hold up no writer for longer than the limit, and what was copied by then is void', async (t) => {
+    const driver = await startDriver(t);
+    const request = await published(driver, 'v');
+    const path: string = request['targetPath'];
+    thawInTheEnd(t, path);
+    const target = { volumeId: 'v', path, marker: `${driver.dir}/frozen` };
+    let thawed: Promise<unknown> | undefined;
+    const endless = (signal: AbortSignal | undefined): Promise<unknown> => {
+      assert.ok(signal !== undefined && existsSync(target.marker));
+      // A writer waits for the thaw, and goes on although the copy never ends by itself.
+      thawed = hostCommand('touch', [`${path}/later`], AbortSignal.timeout(20_000));
+      return once(signal, 'abort').then(() => thawed);
+    };
+    const beganAt = performance.now();
+    await assert.rejects(whileFrozen(pino({ level: 'silent' }), [target], endless, 500), (error) => {
+      assert.ok(error instanceof RuntimeError && error.code === 'FAILED_PRECONDITION', String(error));
+      return /did not stay frozen .* for at most 500 ms: stop the containers/.test(error.message);
+    });
+    assert.ok(performance.now() - beganAt >= 500);
+    assert.equal(await isFrozen(path), false);
+    assert.equal(existsSync(target.marker), false);
+    assert.ok(existsSync(`${path}/later`));
     await withdrawn(driver, request);
   });
 
