@@ -1,7 +1,7 @@
 /** Writes what becomes of volumes: every state before the call it is about, every failure with its reason. */
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
-import type { Store } from '../store.ts';
+import type { Durability, Store } from '../store.ts';
 import type { VolumeRecord } from './volume.ts';
 
 export class VolumeJournal {
@@ -33,10 +33,14 @@ export class VolumeJournal {
     return this.#store.read(name) !== undefined;
   }
 
-  /** Durable when it returns; a change of state is logged. */
-  write(record: VolumeRecord, changes: Partial<VolumeRecord>): VolumeRecord {
+  /**
+   * Durable when it returns; a change of state is logged. "process" is enough for what a power failure makes void, and for
+   * what comes back as the state before: mounts, the outcome of a call that may be sent again. What is due before a call
+   * is "power", and takes all earlier writes with it.
+   */
+  write(record: VolumeRecord, changes: Partial<VolumeRecord>, durability: Durability = 'power'): VolumeRecord {
     const next = { ...record, ...changes };
-    this.#store.write(record.name, next);
+    this.#store.write(record.name, next, durability);
     if (next.state !== record.state) this.#changed(record, next.state);
     return next;
   }

@@ -2,6 +2,9 @@
  * Moves one volume up and down its ladder (volume.ts), one call at a time, the state written before each call. Callers
  * hold the volume's lane. The top rung is climbed once for each target (a publication).
  *
+ * What is written before a call outlives a power failure, what is written after it the daemon: after a power failure every
+ * step up is void, and a step down is repeated.
+ *
  *   up:    state "raising" written -> call -> answer checked -> state "raised" written
  *          refused: back to the rung below.  anything else: the state stays "raising", the next move repeats or reverses it
  *   down:  state "lowering" written -> call -> what the plugin left is cleared -> state below written
@@ -9,6 +12,7 @@
  */
 import type { Logger } from 'pino';
 import { gathered, RuntimeError } from '../errors.ts';
+import type { Durability } from '../store.ts';
 import { isRefusal } from './error-reactions.ts';
 import type { PluginCaller } from './plugin-caller.ts';
 import { CsiError } from './protocol.ts';
@@ -123,7 +127,7 @@ export class VolumeLadder {
       found.state === 'publishing' || mounts.looksPublished(record, mounts.pathsOf(record).target(found.key));
     if (same && there) return record;
     this.#options.log.warn({ volume: record.name, same, there }, 'a target is published anew');
-    return this.#write(record, { ...found, state: 'unpublishing' });
+    return this.#write(record, { ...found, state: 'unpublishing' }, {}, 'process');
   }
 
   /** Which rungs there are is asked once per climb: the way down must be the way up. */
@@ -137,7 +141,8 @@ export class VolumeLadder {
     const nodeId = rungs.includes('attachment') ? calls.nodeIdOf(plugin) : undefined;
     const delegatesGroup = plugin.capabilities.node.has('VOLUME_MOUNT_GROUP');
     const { bootId } = this.#options;
-    return this.#journal.write(record, { rungs, nodeId, delegatesGroup, publishContext: {}, bootId, skipped: [] });
+    const begun = { rungs, nodeId, delegatesGroup, publishContext: {}, bootId, skipped: [] };
+    return this.#journal.write(record, begun, 'process');
   }
 
   async #climb(start: VolumeRecord, rung: Rung, signal: AbortSignal): Promise<VolumeRecord> {
@@ -146,7 +151,8 @@ export class VolumeLadder {
     const record = this.#journal.write(start, { state: rung.raising });
     try {
       const learned = await this.#up(record, rung, signal);
-      const raised = this.#journal.write(record, { ...learned, state: rung.raised, failure: undefined });
+      const changes = { ...learned, state: rung.raised, failure: undefined };
+      const raised = this.#journal.write(record, changes, 'process');
       return rung.rung === 'stage' ? await this.#options.expansion.whenUp(raised, signal) : raised;
     } catch (error) {
       if (!fresh || below === undefined || !refusedBy(error, rung)) throw this.#journal.fail(record, error, rung.up);
@@ -167,7 +173,7 @@ export class VolumeLadder {
     const record = this.#write(start, publication);
     try {
       const place = await this.#nodePublish(record, publication, signal);
-      const up = this.#write(record, { ...publication, state: 'published' }, this.#settled(record, key));
+      const up = this.#write(record, { ...publication, state: 'published' }, this.#settled(record, key), 'process');
       const first = start.publications.length === 0 && !start.rungs.includes('stage');
       if (first) await this.#options.expansion.whenUp(up, signal);
       return place;
@@ -243,7 +249,9 @@ export class VolumeLadder {
 
   #lowered(record: VolumeRecord, rung: Rung, key: string | undefined): VolumeRecord {
     const below = key === undefined ? { state: stateBelow(record, rung) ?? 'created' } : without(record, key);
-    return this.#journal.write(record, { ...below, ...this.#settled({ ...record, ...below }) });
+    // Another machine may attach it from now on: that must not be undone by a call that is repeated.
+    const durability = rung.rung === 'attachment' ? 'power' : 'process';
+    return this.#journal.write(record, { ...below, ...this.#settled({ ...record, ...below }) }, durability);
   }
 
   async #down(record: VolumeRecord, { rung: { down }, key = '' }: Step, signal: AbortSignal): Promise<void> {
@@ -287,7 +295,7 @@ export class VolumeLadder {
     if (key !== undefined) await mounts.clearTarget(paths.target(key), signal);
     if (rung === 'stage') await mounts.clearStage(paths, signal);
     const last = record.publications.every((one) => one.key === key) && !record.rungs.includes('stage');
-    if (rung === 'stage' || last) await mounts.clearDir(paths, signal);
+    if (rung === 'stage' || last) mounts.clearDir(paths);
   }
 
   /** The last failure is over, unless it is another target's. */
@@ -296,10 +304,16 @@ export class VolumeLadder {
     return stuck ? {} : { failure: undefined };
   }
 
-  #write(record: VolumeRecord, publication: Publication, changes: Partial<VolumeRecord> = {}): VolumeRecord {
+  #write(
+    record: VolumeRecord,
+    publication: Publication,
+    changes: Partial<VolumeRecord> = {},
+    durability: Durability = 'power',
+  ): VolumeRecord {
     const others = record.publications.filter(({ key }) => key !== publication.key);
     const publications = [...others, publication];
-    return this.#journal.write(record, { ...changes, publications, state: stateWith(record, publications) });
+    const state = stateWith(record, publications);
+    return this.#journal.write(record, { ...changes, publications, state }, durability);
   }
 }
 

@@ -267,7 +267,9 @@ export class VolumeManager {
         const wanted = claimed(record, containerId, options);
         const others = record.claims.filter((claim) => claim.containerId !== containerId);
         const claim: Claim = { containerId, ...options, claimedAt: new Date().toISOString(), releasing: false };
-        return this.#ladder.raise(this.#journal.write(record, { claims: [...others, claim] }), wanted, signal);
+        // No container runs after a power failure; a claim that a call follows is on disk before it.
+        const recorded = this.#journal.write(record, { claims: [...others, claim] }, 'process');
+        return this.#ladder.raise(recorded, wanted, signal);
       },
       signal,
     );
@@ -285,7 +287,8 @@ export class VolumeManager {
         const record = this.#store.read(name);
         if (record === undefined) return;
         if (activeClaims(record).some((claim) => claim.containerId === containerId)) {
-          this.#journal.write(record, { claims: ended(record, (claim) => claim.containerId === containerId) });
+          const claims = ended(record, (claim) => claim.containerId === containerId);
+          this.#journal.write(record, { claims }, 'process');
         }
         try {
           await this.#backlog.run(name, () => this.#settlement.settle(name, signal));

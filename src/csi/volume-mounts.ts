@@ -10,12 +10,13 @@
  * short. Removal goes by rmdir and unlink alone, so that a volume that is still mounted can never lose its files.
  *
  * A mount may hang for ever (a dead server, a stopped FUSE process), and so does whoever looks at it. So this process
- * reads the kernel's list of mounts only; the rest is done by small programs with a deadline (stat, rm, umount).
+ * reads the kernel's list of mounts and makes and removes names in directories of its own, which never looks at what is
+ * mounted there; the rest is done by small programs with a deadline (stat, umount).
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import type { Logger } from 'pino';
-import { RuntimeError } from '../errors.ts';
+import { RuntimeError, systemCode } from '../errors.ts';
 import { own } from '../group-ownership.ts';
 import { hostCommand } from '../host-command.ts';
 import { type MountEntry, mountAt, mountsBelow } from '../mountinfo.ts';
@@ -147,18 +148,18 @@ export class VolumeMounts {
    */
   async clearTarget(target: string, signal: AbortSignal): Promise<void> {
     await this.#unmount(target, signal);
-    await this.#remove(target, signal);
+    removeName(target);
   }
 
   /** Takes away the staging directory after NodeUnstageVolume, or when it was never used. */
   async clearStage({ stage }: VolumePaths, signal: AbortSignal): Promise<void> {
     await this.#unmount(stage, signal);
-    await this.#remove(stage, signal);
+    removeName(stage);
   }
 
   /** Takes away the volume's directory once nothing is in it. */
-  async clearDir({ dir }: VolumePaths, signal: AbortSignal): Promise<void> {
-    await this.#remove(dir, signal);
+  clearDir({ dir }: VolumePaths): void {
+    removeName(dir);
   }
 
   /**
@@ -171,7 +172,7 @@ export class VolumeMounts {
       this.#log.warn({ path: mountPoint }, 'a mount is given up');
       await this.#program('umount', ['--lazy', '--no-canonicalize', mountPoint], signal);
     }
-    for (const path of key === undefined ? [paths.stage, paths.dir] : [place]) await this.#remove(path, signal);
+    for (const path of key === undefined ? [paths.stage, paths.dir] : [place]) removeName(path);
   }
 
   async #unmount(path: string, signal: AbortSignal): Promise<void> {
@@ -179,11 +180,6 @@ export class VolumeMounts {
       this.#log.warn({ path }, 'the plugin left a mount behind, unmounting it');
       await this.#program('umount', ['--no-canonicalize', path], signal);
     }
-  }
-
-  /** Removes one file, link or empty directory; never what is in it, never what a link leads to. */
-  async #remove(path: string, signal: AbortSignal): Promise<void> {
-    await this.#program('rm', ['--dir', '--force', '--', path], signal);
   }
 
   /** Undefined when there is nothing. A link is not followed. */
@@ -205,6 +201,31 @@ export class VolumeMounts {
     const { run } = this.#options;
     return run === undefined ? {} : { run };
   }
+}
+
+/**
+ * Removes one file, link or empty directory; never what is in it, never what a link leads to. These two calls work on the
+ * name in our own directory: a mount that is there is refused as busy without being looked at.
+ */
+function removeName(path: string): void {
+  try {
+    if (!removed(path)) unlinkSync(path);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new RuntimeError('INTERNAL', `${path} cannot be removed: ${reason}`, { cause: error });
+  }
+}
+
+/** False for what is no directory. */
+function removed(path: string): boolean {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'ENOTDIR') return false;
+    if (code !== 'ENOENT') throw error;
+  }
+  return true;
 }
 
 function digest(text: string, length: number): string {

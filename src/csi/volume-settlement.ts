@@ -75,6 +75,6 @@ export class VolumeSettlement {
 
   #forgetEnded(record: VolumeRecord): void {
     const claims = remainingClaims(record);
-    if (claims.length < record.claims.length) this.#options.journal.write(record, { claims });
+    if (claims.length < record.claims.length) this.#options.journal.write(record, { claims }, 'process');
   }
 }
