@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the TypeScript types of the gRPC messages from the .proto files. Types only: at run time the .proto files are
-# loaded as they are (src/csi/protocol.ts, src/api/protocol.ts) with the options given here.
+# Makes from the .proto files what the programs are built with: the TypeScript types of the gRPC messages, and the
+# descriptors that say at run time how they are written (src/service-definitions.ts, with the options given here).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/node_modules/.bin:$PATH"
@@ -26,12 +26,10 @@ generate() {
 
 mkdir -p src/csi src/api
 generate src/csi/generated csi.proto pluginregistration.proto -I csi-proto
-if [ -e api-proto/berth.proto ]; then
-  generate src/api/generated berth.proto -I api-proto
-fi
+generate src/api/generated berth.proto -I api-proto
 
-# Berth's own API also as a JavaScript object: the command line loads it in a fraction of the time that parsing the
-# .proto file takes.
-if [ -e api-proto/berth.proto ]; then
-  node scripts/api-descriptor.ts api-proto/berth.proto > src/api/generated/descriptor.ts
-fi
+# The same files as JavaScript objects: a program loads those in a fraction of the time that parsing takes, and needs no
+# file beside it.
+node scripts/proto-descriptor.ts csi-proto/csi.proto >src/csi/generated/csi-descriptor.ts
+node scripts/proto-descriptor.ts csi-proto/pluginregistration.proto >src/csi/generated/registration-descriptor.ts
+node scripts/proto-descriptor.ts api-proto/berth.proto >src/api/generated/descriptor.ts

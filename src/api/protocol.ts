@@ -4,11 +4,9 @@
  * proto says `stream`.
  */
 import type { ServiceDefinition } from '@grpc/grpc-js';
-import { fromJSON, type MethodDefinition, type Options } from '@grpc/proto-loader';
+import type { MethodDefinition } from '@grpc/proto-loader';
+import { serviceDefinitions as definitionsOf } from '../service-definitions.ts';
 import { descriptor } from './generated/descriptor.ts';
-
-/** As in scripts/generate.sh: int64 and enum values are strings, absent fields have their defaults. */
-export const CONVERSION: Options = { longs: String, enums: String, defaults: true, oneofs: true };
 
 export const API_VERSION = 'berth.v1';
 
@@ -37,9 +35,5 @@ export type ServiceMethods<D> = {
 
 /** Services of the proto by name: "System", "Containers", ... */
 export function serviceDefinitions(): ReadonlyMap<string, ServiceDefinition> {
-  const services = new Map<string, ServiceDefinition>();
-  for (const [name, definition] of Object.entries(fromJSON(descriptor, CONVERSION))) {
-    if (!('format' in definition)) services.set(name.slice(API_VERSION.length + 1), definition);
-  }
-  return services;
+  return definitionsOf(descriptor, API_VERSION);
 }

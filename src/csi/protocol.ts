@@ -2,14 +2,14 @@
  * CSI 1.12 as Berth uses it: the loaded messages, the shapes of the calls, the names of capabilities and the limits
  * both sides must keep. Wire words stay the specification's. What a call means for a volume is not said here.
  *
- * The .proto file is loaded at run time; `src/csi/generated` holds its types only (scripts/generate.sh, same options).
+ * Types and descriptor in `src/csi/generated` are made of csi.proto by scripts/generate.sh.
  * int64 travels as decimal text, enum values as their names, absent messages as null. Enum values this file does not
  * know arrive as numbers and are left out: a newer plugin must not break an older Berth.
  */
-import { fileURLToPath } from 'node:url';
 import type { ServiceDefinition } from '@grpc/grpc-js';
-import { loadSync, type MethodDefinition } from '@grpc/proto-loader';
+import type { MethodDefinition } from '@grpc/proto-loader';
 import { type Code, invalid, RuntimeError } from '../errors.ts';
+import { serviceDefinitions } from '../service-definitions.ts';
 import type { StringMap } from '../string-map.ts';
 import type { ControllerDefinition } from './generated/csi/v1/Controller.ts';
 import type { _csi_v1_ControllerServiceCapability_RPC_Type__Output } from './generated/csi/v1/ControllerServiceCapability.ts';
@@ -24,8 +24,8 @@ import type {
   _csi_v1_VolumeCapability_AccessMode_Mode__Output,
   VolumeCapability,
 } from './generated/csi/v1/VolumeCapability.ts';
-
 import type { VolumeContentSource } from './generated/csi/v1/VolumeContentSource.ts';
+import { descriptor } from './generated/csi-descriptor.ts';
 
 export type { StringMap, VolumeCapability, VolumeContentSource };
 
@@ -93,9 +93,6 @@ export type Response<R extends Rpc | StreamRpc> =
     ? O
     : never;
 
-/** Where the .proto files lie: beside `src` and beside `dist` alike. */
-export const CSI_PROTO_DIR: string = fileURLToPath(new URL('../../csi-proto', import.meta.url));
-
 /** The loaded protocol. */
 export interface Csi {
   readonly calls: CsiDefinitions & CsiStreamDefinitions;
@@ -103,18 +100,12 @@ export interface Csi {
   service(name: string): ServiceDefinition;
 }
 
-/** Loads csi.proto; some tens of milliseconds, so once per process and handed on. */
+/** The protocol, once per process and handed on. */
 export function loadCsi(): Csi {
-  const definition = loadSync('csi.proto', {
-    includeDirs: [CSI_PROTO_DIR],
-    longs: String,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-  });
+  const definitions = serviceDefinitions(descriptor, 'csi.v1');
   const service = (name: string): ServiceDefinition => {
-    const found = definition[`csi.v1.${name}`];
-    if (found === undefined || 'format' in found) throw new RuntimeError('NOT_FOUND', `CSI has no service ${name}`);
+    const found = definitions.get(name);
+    if (found === undefined) throw new RuntimeError('NOT_FOUND', `CSI has no service ${name}`);
     return found;
   };
   const services = ['Identity', 'Controller', 'Node', 'GroupController', 'SnapshotMetadata'];

@@ -3,12 +3,13 @@
  * listens; Berth calls.
  */
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
-import { loadSync, type MethodDefinition } from '@grpc/proto-loader';
+import type { MethodDefinition } from '@grpc/proto-loader';
 import { RuntimeError } from '../errors.ts';
+import { serviceDefinitions } from '../service-definitions.ts';
 import { codeOfStatus } from '../status.ts';
 import type { PluginInfo__Output } from './generated/pluginregistration/PluginInfo.ts';
 import type { RegistrationDefinition } from './generated/pluginregistration/Registration.ts';
-import { CSI_PROTO_DIR } from './protocol.ts';
+import { descriptor } from './generated/registration-descriptor.ts';
 
 /** What a registrar says of its plugin. */
 export type PluginInfo = Readonly<Pick<PluginInfo__Output, 'type' | 'name' | 'endpoint' | 'supportedVersions'>>;
@@ -17,11 +18,10 @@ export type PluginInfo = Readonly<Pick<PluginInfo__Output, 'type' | 'name' | 'en
 const MAX_RESPONSE_BYTES = 64 * 1024;
 const DEADLINES_MS = { GetInfo: 5000, NotifyRegistrationStatus: 5000 } as const;
 
-/** Loads pluginregistration.proto. */
+/** The plugin registration protocol. */
 export function loadRegistration(): RegistrationDefinition {
-  const definition = loadSync('pluginregistration.proto', { includeDirs: [CSI_PROTO_DIR], defaults: true });
-  const service = definition['pluginregistration.Registration'];
-  if (service === undefined || 'format' in service) throw new RuntimeError('INTERNAL', 'no service Registration');
+  const service = serviceDefinitions(descriptor, 'pluginregistration').get('Registration');
+  if (service === undefined) throw new RuntimeError('INTERNAL', 'no service Registration');
   // The file is Berth's own; the types were made from it.
   return service as unknown as RegistrationDefinition;
 }

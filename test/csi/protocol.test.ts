@@ -12,7 +12,6 @@ import {
   RPC_REACTIONS,
 } from '../../src/csi/error-reactions.ts';
 import {
-  CSI_PROTO_DIR,
   CsiError,
   checkMap,
   checkPluginName,
@@ -49,7 +48,7 @@ const factsSchema = z.object({
   errors: z.object({ general: z.array(row), perRpc: z.record(z.string(), z.array(row)) }),
 });
 const facts = factsSchema.parse(JSON.parse(readFileSync(new URL('../fixtures/csi.json', import.meta.url), 'utf8')));
-const proto = parseProto(readFileSync(`${CSI_PROTO_DIR}/csi.proto`, 'utf8'));
+const proto = parseProto(readFileSync(new URL('../../csi-proto/csi.proto', import.meta.url), 'utf8'));
 
 /** A type as the facts name it: nested ones by their full name. */
 function fullName(type: string, message: string): string {
