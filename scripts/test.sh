@@ -23,7 +23,7 @@ readonly test_names='berth-test-|berth-e2e-|berth-oracle-|bre2e-|brt-|10\.87\.|f
 stage_install() { scripts/install-dependencies.sh --tests; }
 stage_generate() { scripts/generate.sh; }
 stage_lint() { biome check --error-on-warnings .; }
-stage_types() { tsc -p tsconfig.json; }
+stage_types() { npm run --silent typecheck; }
 stage_build() { npm run --silent build; }
 stage_unit() { node_tests unit 'test/**/*.test.ts'; }
 # The built program is what is tested: that is what people run.

@@ -3,14 +3,17 @@
  * start finds them. A second signal ends the process at once, and so does an error nobody caught: a start is a recovery
  * in any case.
  */
+
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 import { readConfig } from './config.ts';
 import { startDaemon } from './daemon.ts';
 import { RuntimeError } from './errors.ts';
 import { closeInheritedDescriptors } from './inherited-descriptors.ts';
+import { PACKAGE_DIR } from './package-dir.ts';
 
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as {
   version: string;
 };
 

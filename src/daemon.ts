@@ -2,8 +2,9 @@
  * The parts of a daemon, made in the order in which they need each other: configuration -> objects -> recovered ->
  * serving, and back. The only module, beside main, that knows every other; it holds no logic of their own concerns.
  */
+
 import { chmodSync, mkdirSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { ContainersService } from './api/containers-service.ts';
 import { ImagesService } from './api/images-service.ts';
@@ -47,6 +48,7 @@ import { IpamServer } from './ipam/ipam-server.ts';
 import { decodeLease, type Lease } from './ipam/lease-table.ts';
 import { hostSide } from './networks/host-side.ts';
 import { NetworkOperations } from './networks/network-operations.ts';
+import { PACKAGE_DIR } from './package-dir.ts';
 import { readBootId } from './process-identity.ts';
 import type { RunProgram } from './run-program.ts';
 import { CgroupTree } from './runtime/cgroup-tree.ts';
@@ -269,7 +271,7 @@ function networkParts(
   log: Logger,
 ): NetworkParts {
   const plugins = new PluginPath(config.cniBinDirs, [ownPluginDir(config)]);
-  const fallbackDir = fileURLToPath(new URL('../cni-conf', import.meta.url));
+  const fallbackDir = join(PACKAGE_DIR, 'cni-conf');
   const { everywhere, networks } = config.cniConcurrency;
   const gate = new NetworkGate((network) => (networks.get(network) ?? everywhere) || Number.POSITIVE_INFINITY);
   const runs = new PluginRuns();

@@ -3,8 +3,8 @@
  * owns everything, may read and write it, and owns what is made in directories later. Done by a process of its own
  * (group-ownership-process.ts), which is killed when the volume hangs.
  */
-import { fileURLToPath } from 'node:url';
 import { type HostCommandOptions, hostCommand } from './host-command.ts';
+import { programFile } from './package-dir.ts';
 
 export interface OwnershipWish {
   /** The mounted directory. */
@@ -15,8 +15,7 @@ export interface OwnershipWish {
   readonly policy: 'never' | 'root-mismatch' | 'always';
 }
 
-const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-const MAIN = fileURLToPath(new URL(`./group-ownership-process.${EXTENSION}`, import.meta.url));
+const MAIN = programFile('group-ownership-process');
 
 /** @throws {RuntimeError} INTERNAL with the reason, DEADLINE_EXCEEDED */
 export async function own(

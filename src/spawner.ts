@@ -13,9 +13,9 @@
  * and the next program gets a new process.
  */
 import { type ChildProcess, fork } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { COMPILE_CACHE_DIR } from './compile-cache.ts';
+import { programFile } from './package-dir.ts';
 import type { Program, ProgramEnd } from './run-program.ts';
 import type { StartedProgram } from './start-program.ts';
 
@@ -34,8 +34,7 @@ export type SpawnerAnswer =
 
 type Listener = (answer: SpawnerAnswer) => void;
 
-const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-const MAIN = fileURLToPath(new URL(`./spawner-process.${EXTENSION}`, import.meta.url));
+const MAIN = programFile('spawner-process');
 /** The heap stays small: its size is what starting a program costs. */
 const NODE_FLAGS = ['--max-semi-space-size=1', '--max-old-space-size=64', '--disable-warning=ExperimentalWarning'];
 

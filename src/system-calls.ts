@@ -9,10 +9,10 @@
  * A call under way cannot be stopped: who gives up waiting does not know its outcome. One that waits for its turn is
  * never made then.
  */
-import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import { RuntimeError } from './errors.ts';
+import { programFile } from './package-dir.ts';
 
 /** What can be asked for. */
 export type SystemCall =
@@ -45,8 +45,7 @@ export type PerformSystemCall = (call: SystemCall, signal: AbortSignal) => Promi
 
 /** Longest time anybody waits for a call. */
 const TIMEOUT_MS = 30_000;
-const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-const MAIN = fileURLToPath(new URL(`./system-calls-thread.${EXTENSION}`, import.meta.url));
+const MAIN = programFile('system-calls-thread');
 const THREAD_LIMITS = { maxYoungGenerationSizeMb: 1, maxOldGenerationSizeMb: 16 };
 
 /** See the module's head. */

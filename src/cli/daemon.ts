@@ -62,7 +62,8 @@ export class Daemon {
 
   /** A client for the daemon at this socket; nothing is sent before the first call. */
   static async at(socketPath: string): Promise<Daemon> {
-    const [grpc, codec] = await Promise.all([import('@grpc/grpc-js'), import('./codec.ts')]);
+    // The default export: of a package for CommonJS that was bundled, there is no other.
+    const [{ default: grpc }, codec] = await Promise.all([import('@grpc/grpc-js'), import('./codec.ts')]);
     const client = new grpc.Client(`unix:${socketPath}`, grpc.credentials.createInsecure(), {
       'grpc.enable_http_proxy': 0,
       'grpc.service_config_disable_resolution': 1,

@@ -5,13 +5,13 @@
  */
 import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { RuntimeError } from '../errors.ts';
+import { PACKAGE_DIR } from '../package-dir.ts';
 
 /** The `type` that configurations name. */
 export const IPAM_PLUGIN = 'berth-ipam';
 
-const SOURCE = fileURLToPath(new URL('../../libexec/berth-ipam', import.meta.url));
+const SOURCE = join(PACKAGE_DIR, 'libexec/berth-ipam');
 const SOCKET_LINE = /^my \$default_socket = '.*';$/m;
 
 /** Puts the executable into the directory, in one step; what runs of an earlier one goes on. */

@@ -11,14 +11,7 @@ import {
   REACTIONS,
   RPC_REACTIONS,
 } from '../../src/csi/error-reactions.ts';
-import {
-  CsiError,
-  checkMap,
-  checkPluginName,
-  checkText,
-  LIMITS,
-  loadCsi,
-} from '../../src/csi/protocol.ts';
+import { CsiError, checkMap, checkPluginName, checkText, LIMITS, loadCsi } from '../../src/csi/protocol.ts';
 import { redacted, SECRET_FIELDS, withoutSecrets } from '../../src/csi/redaction.ts';
 import { CODES, RuntimeError } from '../../src/errors.ts';
 import { parseProto } from './proto-text.ts';

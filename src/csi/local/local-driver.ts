@@ -2,10 +2,10 @@
  * How the embedded driver is started: a process of its own, reached over its socket only, like any other CSI plugin.
  * Whoever supervises it needs this file and nothing else of the directory.
  */
-import { fileURLToPath } from 'node:url';
 import { COMPILE_CACHE_DIR } from '../../compile-cache.ts';
 import { invalid } from '../../errors.ts';
 import { HOST_ENV } from '../../host-command.ts';
+import { programFile } from '../../package-dir.ts';
 import { checkText, LIMITS } from '../protocol.ts';
 
 /** The driver's name towards CSI. */
@@ -41,12 +41,10 @@ export function localDriverProcess(options: LocalDriverOptions): LocalDriverProc
   }
   if (options.nodeId === '') throw invalid('nodeId', 'is empty');
   checkText('nodeId', options.nodeId, LIMITS.nodeId);
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const main = fileURLToPath(new URL(`./main.${extension}`, import.meta.url));
   return {
     file: process.execPath,
     args: [
-      main,
+      programFile('csi/local/main'),
       `--data-dir=${options.dataDir}`,
       `--node-id=${options.nodeId}`,
       ...(options.attach === true ? ['--attach'] : []),
