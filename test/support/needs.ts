@@ -152,7 +152,8 @@ function linkKind(words: string): string | undefined {
   if (result.status === 0) return undefined;
   const reason = result.error?.message ?? result.stderr.trim().replace(/\.$/, '');
   const type = /type (\w+)/.exec(words)?.[1] ?? '';
-  const module = loadable(type) ? '' : `; kernel ${kernelRelease()} has no module ${type}`;
+  const name = type === 'vlan' ? '8021q' : type;
+  const module = loadable(name) ? '' : `; kernel ${kernelRelease()} has no module ${name}`;
   return `no interface of type ${type}: ${reason}${module}`;
 }
 
