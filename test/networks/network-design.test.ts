@@ -52,7 +52,8 @@ describe('designNetwork', () => {
   test('chooses the first subnet that meets no network and no route', () => {
     const { list, first, rest, subnets } = designed({});
     assert.deepEqual(subnets.map(formatSubnet), ['10.90.2.0/24']);
-    assert.equal(list.owned, true);
+    // A directory that happens to have its name adds nothing to it.
+    assert.deepEqual([list.owned, list.takesFolder], [true, false]);
     assert.deepEqual(
       [first['type'], first['bridge'], first['isGateway'], first['ipMasq']],
       ['bridge', 'br-0', true, true],
