@@ -4,13 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { globSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { identify, isAlive, type ProcessIdentity, signalProcess } from '../../src/process-identity.ts';
 import { cleanup, type TestScope } from '../support/cleanup.ts';
 import type { Daemon } from '../support/daemon.ts';
+import { programFile } from '../support/program-file.ts';
 
 /** The embedded driver's program. */
-export const DRIVER_MAIN: string = fileURLToPath(new URL('../../src/csi/local/main.ts', import.meta.url));
+export const DRIVER_MAIN: string = programFile('csi/local/main');
 
 /** How `csi inspect` shows a plugin that Berth runs. */
 export interface Row {

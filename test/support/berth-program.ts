@@ -5,18 +5,10 @@
  */
 import { PassThrough } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
+import { programFile } from './program-file.ts';
 
 type Program = typeof import('../../src/cli/program.ts');
 type SessionModule = typeof import('../../src/cli/session.ts');
-
-/** The source, or the built program when BERTH_TEST_DIST is set. */
-const built = (process.env['BERTH_TEST_DIST'] ?? '') !== '';
-
-function path(name: string): string {
-  const file = built ? `../../dist/cli/${name}.js` : `../../src/cli/${name}.ts`;
-  return fileURLToPath(new URL(file, import.meta.url));
-}
 
 /** Runs a command line to its end. `env` is all it sees of an environment. */
 export async function runBerth(
@@ -24,8 +16,8 @@ export async function runBerth(
   env: NodeJS.ProcessEnv,
 ): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
   const [{ runProgram }, { Session }]: [Program, SessionModule] = await Promise.all([
-    import(path('program')),
-    import(path('session')),
+    import(programFile('cli/program')),
+    import(programFile('cli/session')),
   ]);
   const streams = [new PassThrough(), new PassThrough()] as const;
   const read = Promise.all(streams.map((stream) => buffer(stream)));

@@ -22,6 +22,7 @@ import { mountsBelow } from '../../../src/mountinfo.ts';
 import { codeOfStatus } from '../../../src/status.ts';
 import { cleanup, type TestScope } from '../../support/cleanup.ts';
 import type { Message } from '../../support/csi-message.ts';
+import { programFile } from '../../support/program-file.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
 export type { Message };
@@ -81,7 +82,7 @@ export class Driver {
       ...this.options.process,
     });
     const [program = file, ...programArgs] = [...(this.options.wrapper ?? []), file, ...args];
-    const child = spawn(program, programArgs, { env, stdio: ['pipe', 'ignore', 'pipe'] });
+    const child = spawn(program, programArgs.map(asTested), { env, stdio: ['pipe', 'ignore', 'pipe'] });
     this.#process = child;
     const listens = new Promise<void>((resolve, reject) => {
       child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -195,6 +196,11 @@ export class Driver {
       if (!autoclear) await hostCommand('losetup', ['-d', path], signal);
     }
   }
+}
+
+/** The program that is tested, where the command names the source. */
+function asTested(word: string): string {
+  return word.endsWith('/src/csi/local/main.ts') ? programFile('csi/local/main') : word;
 }
 
 /** A running driver with nothing in it. */
