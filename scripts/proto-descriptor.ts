@@ -23,8 +23,10 @@ root.resolvePath = (_origin, target) =>
   target === OPTIONS || protobuf.common.get(target) !== null ? target : join(dirname(file), target);
 await root.load(basename(file), { keepCase: false });
 const json = JSON.stringify(root.toJSON({ keepComments: false }), (key, value) => {
-  const isDeclaration = typeof value === 'object' && value !== null && 'extend' in value;
-  return key === 'options' || key in optionTypes || isDeclaration ? undefined : value;
+  const has = (member: string): boolean => typeof value === 'object' && value !== null && member in value;
+  // A field may be called "options": it has a number.
+  const isOptions = key === 'options' && !has('id');
+  return isOptions || key in optionTypes || has('extend') ? undefined : value;
 });
 if (json.includes("'") || json.includes('\\')) throw new Error('the descriptor needs escaping');
 process.stdout.write(`import type { INamespace } from 'protobufjs';
