@@ -26,7 +26,7 @@ const json = JSON.stringify(root.toJSON({ keepComments: false }), (key, value) =
   const has = (member: string): boolean => typeof value === 'object' && value !== null && member in value;
   // A field may be called "options": it has a number.
   const isOptions = key === 'options' && !has('id');
-  return isOptions || key in optionTypes || has('extend') ? undefined : value;
+  return isOptions || Object.hasOwn(optionTypes, key) || has('extend') ? undefined : value;
 });
 if (json.includes("'") || json.includes('\\')) throw new Error('the descriptor needs escaping');
 process.stdout.write(`import type { INamespace } from 'protobufjs';
