@@ -191,14 +191,24 @@ export class PluginConnection {
     let probedMs = performance.now();
     while (!lost && !this.#hurry && !signal.aborted) {
       await this.#pause(LOOK_MS, signal);
-      const file = identity(this.socketPath);
-      if (file !== undefined && file !== this.#file) return;
+      if (this.#isReplaced()) return;
       if (lost || performance.now() - probedMs < (this.#options.probeMs ?? PROBE_MS)) continue;
       if (!(await this.#probe(signal))) return;
       probedMs = performance.now();
     }
     if (lost) await gone;
     if (lost && !signal.aborted) this.#turn('unreachable', 'the connection was lost');
+  }
+
+  /** Also true of a path that cannot be looked at: the next dial says why. */
+  #isReplaced(): boolean {
+    try {
+      const file = identity(this.socketPath);
+      return file !== undefined && file !== this.#file;
+    } catch (error) {
+      this.#options.log.debug({ socket: this.socketPath, err: error }, 'the socket cannot be looked at');
+      return true;
+    }
   }
 
   async #probe(signal: AbortSignal): Promise<boolean> {

@@ -280,6 +280,20 @@ describe('sockets that are none', () => {
     await until(registry, () => registry.list().length === 0);
   });
 
+  test('a path that cannot be looked at is unreachable until it can', async (t) => {
+    const { dir, registry } = await place(t);
+    await mkdir(`${dir}/far`);
+    const { path } = await startPlugin(t, { path: `${dir}/far/p.sock`, name: NAME, node: [] });
+    registry.register(fileOf(`${dir}/x`, { sockets: [{ path }] }));
+    await registry.waitFor(NAME, soon());
+    await rename(`${dir}/far`, `${dir}/away`);
+    await symlink('far', `${dir}/far`);
+    await untilRow(registry, ({ state }) => state === 'unreachable');
+    await unlink(`${dir}/far`);
+    await rename(`${dir}/away`, `${dir}/far`);
+    await untilRow(registry, ({ state }) => state === 'ready');
+  });
+
   test('a plugin that dies under a call fails it at once', async (t) => {
     const { dir, registry } = await place(t);
     const never = { NodeUnpublishVolume: () => new Promise<never>(() => undefined) };
