@@ -6,7 +6,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { posix } from 'node:path';
 import { Command, Option } from 'commander';
 import { parse } from 'smol-toml';
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   type CNI_COMMANDS,
   type CniConcurrency,

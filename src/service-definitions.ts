@@ -4,7 +4,9 @@
  * all takes longer than anything else at its start.
  */
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
-import protobuf, { type INamespace, type Method, type Type } from 'protobufjs/light.js';
+import protobuf, { type AnyNestedObject, type IMethod, type INamespace, type Type } from 'protobufjs/light.js';
+
+type Members = Readonly<Record<string, AnyNestedObject>>;
 
 /** As in scripts/generate.sh: int64 and enum values are strings, absent fields have their defaults, a oneof says which member is set. */
 const CONVERSION = { longs: String, enums: String, defaults: true, oneofs: true } as const;
@@ -14,36 +16,81 @@ export function serviceDefinitions(
   descriptor: INamespace,
   packageName: string,
 ): ReadonlyMap<string, ServiceDefinition> {
-  const found = protobuf.Root.fromJSON(descriptor).lookup(packageName);
-  if (!(found instanceof protobuf.Namespace)) throw new Error(`the descriptor has no package ${packageName}`);
-  const services = found.nestedArray.filter((member) => member instanceof protobuf.Service);
-  return new Map(
-    services.map(({ name, methodsArray }) => [
-      name,
-      Object.fromEntries(methodsArray.map((method) => [method.name, definition(`/${packageName}.${name}`, method)])),
-    ]),
-  );
+  const types = new MessageTypes(descriptor, packageName);
+  const services = Object.entries(membersOf(descriptor, packageName)).flatMap(([name, member]) => {
+    if (!('methods' in member)) return [];
+    const methods = Object.entries(member.methods).map(([method, words]) => [
+      method,
+      definition(`/${packageName}.${name}/${method}`, method, words, types),
+    ]);
+    return [[name, Object.fromEntries(methods)] as const];
+  });
+  return new Map(services);
 }
 
-function definition(servicePath: string, method: Method): MethodDefinition<object, object> {
-  const request = (): Type => typeOf(method, method.requestType);
-  const response = (): Type => typeOf(method, method.responseType);
+function definition(path: string, name: string, words: IMethod, types: MessageTypes): MethodDefinition<object, object> {
   return {
-    path: `${servicePath}/${method.name}`,
-    originalName: method.name.charAt(0).toLowerCase() + method.name.slice(1),
-    requestStream: method.requestStream === true,
-    responseStream: method.responseStream === true,
-    requestSerialize: (message) => written(request(), message),
-    requestDeserialize: (bytes) => read(request(), bytes),
-    responseSerialize: (message) => written(response(), message),
-    responseDeserialize: (bytes) => read(response(), bytes),
+    path,
+    originalName: name.charAt(0).toLowerCase() + name.slice(1),
+    requestStream: words.requestStream === true,
+    responseStream: words.responseStream === true,
+    requestSerialize: (message) => written(types.get(words.requestType), message),
+    requestDeserialize: (bytes) => read(types.get(words.requestType), bytes),
+    responseSerialize: (message) => written(types.get(words.responseType), message),
+    responseDeserialize: (bytes) => read(types.get(words.responseType), bytes),
   };
 }
 
-function typeOf(method: Method, name: string): Type {
-  const { parent } = method;
-  if (parent === null) throw new Error(`${method.name} belongs to no service`);
-  return parent.lookupType(name);
+/** The messages of a package, each built with what its fields are made of and nothing else. */
+class MessageTypes {
+  readonly #members: Members;
+  readonly #packageName: string;
+  /** What other packages the descriptor has, such as google.protobuf. */
+  readonly #others: Members;
+  readonly #built = new Map<string, Type>();
+
+  constructor(descriptor: INamespace, packageName: string) {
+    this.#members = membersOf(descriptor, packageName);
+    this.#packageName = packageName;
+    const [first = ''] = packageName.split('.');
+    this.#others = Object.fromEntries(Object.entries(descriptor.nested ?? {}).filter(([name]) => name !== first));
+  }
+
+  get(name: string): Type {
+    const known = this.#built.get(name);
+    if (known !== undefined) return known;
+    const needed = new Map<string, AnyNestedObject>();
+    this.#gather(name, needed);
+    const root = protobuf.Root.fromJSON({ nested: this.#others });
+    const type = root.define(this.#packageName).addJSON(Object.fromEntries(needed)).lookupType(name);
+    root.resolveAll();
+    this.#built.set(name, type);
+    return type;
+  }
+
+  #gather(name: string, needed: Map<string, AnyNestedObject>): void {
+    const member = this.#members[name];
+    if (member === undefined || needed.has(name)) return;
+    needed.set(name, member);
+    for (const used of typesIn(member)) this.#gather(used, needed);
+  }
+}
+
+/** Names of the types of all fields, also of messages that are declared inside. */
+function typesIn(member: AnyNestedObject): string[] {
+  const own = 'fields' in member ? Object.values(member.fields).map(({ type }) => type) : [];
+  const nested = 'nested' in member ? Object.values(member.nested ?? {}) : [];
+  return [...own, ...nested.flatMap(typesIn)].map((name) => name.split('.')[0] ?? name);
+}
+
+function membersOf(descriptor: INamespace, packageName: string): Members {
+  let at: INamespace = descriptor;
+  for (const part of packageName.split('.')) {
+    const next = at.nested?.[part];
+    if (next === undefined) throw new Error(`the descriptor has no package ${packageName}`);
+    at = next as INamespace;
+  }
+  return at.nested ?? {};
 }
 
 function written(type: Type, message: object): Buffer {

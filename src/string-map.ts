@@ -2,7 +2,7 @@
  * Text by text: labels, parameters, contexts. A key may be any text, "__proto__" included, which a schema of records
  * would drop without a word.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 
 export type StringMap = Readonly<Record<string, string>>;
 

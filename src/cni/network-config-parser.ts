@@ -3,7 +3,7 @@
  * one plugin. Pure: files are somebody else's business. What a file says that Berth does not know is kept, the plugins
  * may.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { RuntimeError } from '../errors.ts';
 import { usableVersions } from './cni-version.ts';
 import { lineOf, lineOfMistake } from './json-place.ts';

@@ -7,7 +7,7 @@
  * Each state is durable before the call it names. An attachment that is not `planned` may have left something on the
  * machine, whatever became of the call: a DEL is due, with exactly what is written here.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Naming, namingSchema } from '../runtime/container.ts';
 import type { Attachment, Label } from './attachment.ts';
 import { type ResolvedNetwork, resolvedNetworkSchema } from './network.ts';

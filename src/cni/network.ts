@@ -2,7 +2,7 @@
  * A network as it is used: name, version and the full chain of plugin configurations, with nothing left to look up.
  * This is what is recorded before ADD and what DEL and CHECK use later, whatever the files say by then.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { isKnownVersion } from './cni-version.ts';
 import { CNI_NAME, type JsonObject, jsonObject } from './protocol.ts';
 

@@ -4,7 +4,7 @@
  * Nothing here runs anything.
  */
 import { isIP } from 'node:net';
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Code, RuntimeError } from '../errors.ts';
 
 /** CNI 1.1.0 §2 "CNI operations". */

@@ -13,7 +13,7 @@
  * Nothing here calls anything.
  */
 import { randomBytes } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { checkMap, LIMITS } from './protocol.ts';

@@ -2,7 +2,7 @@
  * A group snapshot as a durable record: several volumes cut at one instant, in write order. Its members are snapshots
  * like others, except that they end together (CSI DeleteVolumeGroupSnapshot); they are read out of the group's record.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid } from '../errors.ts';
 import { type CutRecord, checkParameters, checkSnapshotName, cutShape, instant } from './cut.ts';
 import { LIMITS, type StringMap } from './protocol.ts';

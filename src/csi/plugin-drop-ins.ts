@@ -12,7 +12,7 @@
  */
 import { globSync, readFileSync, statSync } from 'node:fs';
 import { parse } from 'smol-toml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
 import { checkSocketPath, type PluginRegistration, type PluginSocket } from './plugin-registration.ts';
 import { type Supervision, supervisionKeys, supervisionOf } from './plugin-supervision.ts';

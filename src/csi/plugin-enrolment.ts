@@ -2,7 +2,7 @@
  * Plugins registered by a command: checked and met before they are recorded, registered again at each start of the
  * daemon. A record is found by the name the plugin gave itself.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { RuntimeError } from '../errors.ts';
 import { Serial } from '../serial.ts';
 import type { Store } from '../store.ts';

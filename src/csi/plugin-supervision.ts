@@ -16,7 +16,7 @@
  * Pure: nothing here looks at the disk.
  */
 import { posix } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid } from '../errors.ts';
 import type { HostMount } from '../runtime/container.ts';
 import type { PluginRole } from './plugin-registration.ts';

@@ -12,7 +12,7 @@
  * Nothing here reads anything: secret-resolver.ts does.
  */
 import { parse } from 'smol-toml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
 import type { Rpc, StreamRpc } from './protocol.ts';
 

@@ -1,5 +1,5 @@
 /** A snapshot of one volume as a durable record, and what a user may ask for. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { type CutRecord, checkParameters, checkSnapshotName, cutShape } from './cut.ts';
 import { checkPluginName, checkText, LIMITS, type StringMap } from './protocol.ts';
 import { isSameMap, VOLUME_NAME, type VolumeAccess } from './volume-request.ts';

@@ -6,7 +6,7 @@
  *   `run` without pid             a start began; whether a process came of it only the kernel knows
  *   `run` with pid, ticks         it runs, unless the kernel says otherwise
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ProcessIdentity } from '../process-identity.ts';
 import type { Supervision } from './plugin-supervision.ts';
 

@@ -20,7 +20,7 @@
  * What the values mean is checked as in any request (volume-request.ts). Nothing here reads anything.
  */
 import { parse } from 'smol-toml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { invalid, RuntimeError } from '../errors.ts';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { ACCESS_MODES, type AskedMode, accessModeOf, fitsMode } from './access-modes.ts';

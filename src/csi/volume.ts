@@ -2,7 +2,7 @@
  * A CSI volume as a durable record: what was asked for, what the plugin said, where it stands (volume-states.ts) and who
  * uses it. A record holds everything that a repeated call must say again.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { type StringMap, stringMap } from '../string-map.ts';
 import { VOLUME_MODES, type VolumeMode } from './access-modes.ts';
 import { LIMITS } from './protocol.ts';

@@ -4,7 +4,7 @@
  * instructions of a Dockerfile, the way `docker import --change` takes them.
  */
 import { posix } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseAccount } from '../account.ts';
 import { invalid, type RuntimeError } from '../errors.ts';
 import { stringMap } from '../string-map.ts';

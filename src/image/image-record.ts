@@ -1,6 +1,6 @@
 /** The durable facts about an image: a reference and what it names. */
 import { createHash } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import { type ImageConfig, imageConfigSchema } from './image-config.ts';
 
 /** An image under one of its names. */

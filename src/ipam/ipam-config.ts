@@ -2,7 +2,7 @@
  * The configuration of the plugin as it stands on the wire: host-local's keys and a few more, with bounds. Members may be
  * absent or null; what nobody knows is passed over. What the texts mean is for others to say (ipam-request.ts, range.ts).
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { type CniRoute, cidr, type JsonObject, jsonObject } from '../cni/protocol.ts';
 
 const MAX_SETS = 32;

@@ -9,7 +9,7 @@
  * By hand: curl --unix-socket /run/berth/ipam.sock 'http://berth/cni?CNI_COMMAND=STATUS' --data-binary @network.json
  */
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket, Server as SocketServer } from 'node:net';
 import type { Logger } from 'pino';
 import { RuntimeError } from '../errors.ts';
@@ -17,6 +17,9 @@ import { listenAt } from '../unix-socket.ts';
 import type { Ipam } from './ipam.ts';
 import { failureAnswer, IPAM_CODES, IpamError } from './ipam-error.ts';
 import { readIpamRequest } from './ipam-request.ts';
+
+// A static import would load all that node:http offers, its whole HTTP client among it, at each start of the daemon.
+const { createServer } = process.getBuiltinModule('node:http');
 
 /** A result with ten thousand routes takes a fifth of it. */
 const MAX_BODY_BYTES = 4 * 1024 * 1024;

@@ -6,7 +6,7 @@
  *   held   an interface of a container has the address
  *   kept   released; left for the workload that had it (`sticky`) until its time is over or somebody needs it more
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Durability, Store } from '../store.ts';
 import { type Family, parseAddress } from './address.ts';
 import { DEFAULT_STICKY_SECONDS, type LeaseOwner } from './ipam-request.ts';

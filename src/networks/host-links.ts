@@ -4,7 +4,7 @@
  */
 import { readFileSync, readlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { CniResult } from '../cni/protocol.ts';
 import { RuntimeError, systemCode } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';

@@ -4,7 +4,7 @@
  * these rules can be made again without it, as the plugins make them, so that their DEL finds them.
  */
 import { createHash } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import { RuntimeError } from '../errors.ts';
 import { hostCommand } from '../host-command.ts';
 import { parseAddressOrCidr, parseSubnet } from '../ipam/address.ts';

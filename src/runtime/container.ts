@@ -8,7 +8,7 @@
  *      +--(launch again: same writable layer, new run)-------------------------------------------+
  *   any of them --remove--> removing --everything released--> gone
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ProcessIdentity } from '../process-identity.ts';
 import { stringMap } from '../string-map.ts';
 

@@ -1,5 +1,5 @@
 /** What the driver writes down about a snapshot (`snapshot.json`) and about a group of them (`group.json`), once each. */
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   ACCESS_TYPES,
   type AccessType,

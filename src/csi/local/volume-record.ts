@@ -2,7 +2,7 @@
  * What the driver writes down about a volume: `volume.json`, what the volume is, and `node.json`, what was asked
  * of this node. The latter is intent: whether a path is really mounted is read from the kernel, so it needs no boot id.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Ids are made by the driver: 32 hexadecimal digits, never a name from outside. */
 export const VOLUME_ID: RegExp = /^[0-9a-f]{32}$/;

@@ -4,7 +4,7 @@
  * since the OCI format has none. A profile in the OCI format passes too.
  */
 import { release } from 'node:os';
-import { z } from 'zod';
+import * as z from 'zod';
 
 const ACTIONS = [
   'SCMP_ACT_KILL',

@@ -3,7 +3,7 @@
  * and the exit file, and outlives the daemon. It is started once for each run, in a session of its own and as a direct
  * child (--sync), so that its end is an event. Its exit code says nothing: the sync pipe tells whether create succeeded.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { RuntimeError } from '../../errors.ts';
 import { HOST_ENV } from '../../host-command.ts';
 import { identify, type ProcessIdentity, signalProcess } from '../../process-identity.ts';

@@ -4,7 +4,7 @@
  */
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Longest text taken over; a process must not fill the log with one line. */
 const MAX_LINE = 8192;

@@ -1,5 +1,5 @@
 /** One verb of the OCI runtime, run to its end. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { RuntimeError } from '../../errors.ts';
 import { HOST_ENV } from '../../host-command.ts';
 import type { RunProgram } from '../../run-program.ts';
